@@ -1,0 +1,267 @@
+"""The interface of a task runner, and how runners are found by name.
+
+A task runner carries attempts to workers and reports what became of them. It knows nothing of
+tasks, states, retries or caches. The built-in runners arrive by the same entry points
+(group ``penstock.task_runners``) as anybody else's.
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+import dataclasses
+import importlib.metadata
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
+
+from penstock.attempt import Attempt, Outcome, OutcomeKind, Packed, RemoteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Self
+
+__all__ = [
+    "Attempt",
+    "Broken",
+    "Capabilities",
+    "Event",
+    "KeepsResults",
+    "KeptResult",
+    "Outcome",
+    "OutcomeKind",
+    "Output",
+    "Packed",
+    "RemoteError",
+    "SlotsChanged",
+    "Started",
+    "TaskRunner",
+    "load_task_runner",
+]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a runner can do. The engine reads it once, after `open()`, and refuses the rest."""
+
+    isolation: Literal["none", "interpreter", "process"] = "none"
+    """What a crash of user code takes with it: the driver, an interpreter, or a worker."""
+    kill: Literal["none", "soft", "hard"] = "none"
+    """What can be done to a running attempt: nothing; an exception in it; its worker ended."""
+    pickles: bool = False
+    """Arguments and results cross a process boundary."""
+    async_functions: bool = False
+    """Takes coroutine functions; otherwise the engine wraps them in `asyncio.run`."""
+    keeps_results: bool = False
+    """Results can stay with the workers as `KeptResult`s, which are good arguments there."""
+    lends_slots: bool = False
+    """`blocked(id, True)` adds a slot while a task waits for other tasks."""
+    may_rerun: bool = False
+    """The substrate may run an attempt a second time by itself."""
+    elastic: bool = False
+    """`slots()` changes while the runner is open."""
+    runs_in_caller: bool = False
+    """`submit()` runs the attempt in the calling thread, before it returns."""
+
+
+class KeptResult(Protocol):
+    """A result that stayed with the workers; hashable, and an argument for the same runner only."""
+
+    @property
+    def nbytes(self) -> int:
+        """About how large the value is, in bytes."""
+        ...
+
+
+class Started(NamedTuple):
+    """User code of an attempt has begun."""
+
+    attempt_id: int
+    worker: str
+    at: float
+    """`time.monotonic()` of the driver's machine, or when the news came."""
+
+
+class Output(NamedTuple):
+    """Log records or printed lines of an attempt, where the runner captures them."""
+
+    attempt_id: int
+    records: tuple[Any, ...]
+
+
+class SlotsChanged(NamedTuple):
+    """An elastic runner has a new number of slots."""
+
+    slots: int
+
+
+class Broken(NamedTuple):
+    """The runner as a whole is gone; a ``lost`` outcome for every open attempt came before."""
+
+    error: BaseException
+    runner: TaskRunner | None = None
+    """Which one: the runner that reports it."""
+
+
+Event: TypeAlias = Started | Outcome | Output | SlotsChanged | Broken
+
+
+class TaskRunner(abc.ABC):
+    """Carries attempts to workers. Knows nothing of tasks, states or retries.
+
+    **Life.** `__init__` keeps configuration and starts nothing. The engine asks `for_run()` for a
+    runner of its own, calls `open()`, and `close()` at the end. What is live is made in `open()`.
+
+    **Threads.** The engine calls every method from one thread at a time. The runner may call
+    `report` from any thread: it only enqueues, never blocks, never raises, never runs user code.
+    A runner installs no signal handlers, runs user code only in its own threads and workers
+    (`runs_in_caller` excepted), and waits in no method but `open()` and `close()`.
+
+    **Exactly one outcome.** Each attempt taken by `submit()` is reported with one `Outcome`.
+    Whatever user code raises, `BaseException` included, is ``raised``. What cannot be pickled
+    is ``raised`` for that attempt alone. A worker that dies is ``lost`` with ``began=True`` for
+    what it ran, and ``began=False`` (or a silent re-queue) for what it had not begun. If
+    `submit()` itself raises, the engine takes it for a fault of the runner and crashes every
+    attempt of that call.
+
+    **Cancelling is a request.** `cancel()` returns at once and an outcome comes all the same:
+    ``stopped`` if user code was prevented or ended, ``abandoned`` at once where it cannot be, or
+    the true end if that was first. Deadlines are the engine's: it counts from `Started`, sets
+    the state on time whatever the runner says, and calls ``cancel(hard=True)``.
+
+    **Forks.** `submit()` in a forked child of the process that called `open()` raises
+    `RuntimeError`: the workers belong to the parent.
+
+    The conformance kit, `penstock.testing.conformance`, checks all of this.
+    """
+
+    capabilities: Capabilities = Capabilities()
+
+    @classmethod
+    def from_spec(cls, argument: str) -> Self:
+        """Make a runner from the part after the colon in ``"name:argument"``.
+
+        The base understands an empty argument only. Raises `ValueError` that says what is taken.
+        """
+        if argument:
+            raise ValueError(f"{cls.__name__} takes no argument, not {argument!r}")
+        return cls()
+
+    def for_run(self) -> TaskRunner:
+        """Return the runner that one root run will open: a copy, as this one may serve many."""
+        return copy.copy(self)
+
+    @abc.abstractmethod
+    def open(self, report: Callable[[Event], None], options: Mapping[str, Any]) -> None:
+        """Get ready to take attempts; start workers lazily.
+
+        Args:
+            report: takes events, from any thread.
+            options: hints from the engine: ``flow_name``, ``log_level``.
+        """
+
+    @abc.abstractmethod
+    def slots(self) -> int:
+        """How many attempts can run at once, now; 0 while a cluster has no worker."""
+
+    @abc.abstractmethod
+    def credit(self) -> int:
+        """How many more attempts the runner would like to have.
+
+        Enough to keep its workers fed and its batches full, no more: the rest waits in the
+        engine, where cancelling and priorities cost nothing.
+        """
+
+    @abc.abstractmethod
+    def submit(self, attempts: Sequence[Attempt]) -> None:
+        """Take all of these attempts. Batching and placement are the runner's."""
+
+    @abc.abstractmethod
+    def cancel(self, attempt_ids: Sequence[int], *, hard: bool = False) -> None:
+        """Drop what has not begun; with `hard`, stop what runs too, as far as `kill` goes."""
+
+    def blocked(self, attempt_id: int, now: bool) -> None:  # noqa: B027  (a no-op is a valid answer)
+        """An attempt waits for other tasks (`now=True`), or goes on."""
+
+    @abc.abstractmethod
+    def close(self, grace_seconds: float = 0.0) -> None:
+        """End: wait for running attempts up to `grace_seconds`, then stop them as `kill` allows.
+
+        Leaves no process, file or idle thread. Safe to call twice and after `Broken`.
+        """
+
+
+# --- by name ---------------------------------------------------------------------------
+
+ENTRY_POINTS = "penstock.task_runners"
+DEFAULT_RUNNER = "thread"
+_EXTRAS = {"dask": "dask"}
+"""Runners that need more packages: the extra to install for each."""
+
+
+def load_task_runner(spec: str | TaskRunner | type[TaskRunner]) -> TaskRunner:
+    """Return the task runner that goes by a name, such as ``"thread"`` or ``"thread:8"``.
+
+    A runner object is returned as it is, and a class is called without arguments.
+
+    Raises:
+        TaskRunnerNotFound: no runner goes by that name, or it does not understand what stands
+            after the colon. The message lists those there are.
+    """
+    if isinstance(spec, TaskRunner):
+        return spec
+    if isinstance(spec, type) and issubclass(spec, TaskRunner):
+        return spec()
+    if not isinstance(spec, str):
+        raise TaskRunnerNotFound(
+            f"a task runner is given by name, as an object or as a class, not as {spec!r}"
+        )
+    name, _, argument = spec.partition(":")
+    runner_class = _class_named(name.strip(), spec)
+    try:
+        return runner_class.from_spec(argument.strip())
+    except ValueError as error:
+        raise TaskRunnerNotFound(f"task runner {spec!r}: {error}") from error
+
+
+def _class_named(name: str, spec: str) -> type[TaskRunner]:
+    known = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    if name not in known:
+        extra = _EXTRAS.get(name)
+        hint = f'; for {name!r}, run: pip install "penstock[{extra}]"' if extra else ""
+        raise TaskRunnerNotFound(
+            f"no task runner is called {name!r} (given as {spec!r}). There are: "
+            f"{', '.join(sorted(known)) or 'none, is penstock installed?'}{hint}. A package adds "
+            f"its own by an entry point in the group {ENTRY_POINTS!r}."
+        )
+    try:
+        loaded = known[name].load()
+    except ImportError as error:
+        extra = _EXTRAS.get(name, name)
+        raise TaskRunnerNotFound(
+            f"task runner {name!r} cannot be loaded: {error}. "
+            f'Perhaps: pip install "penstock[{extra}]"'
+        ) from error
+    if not (isinstance(loaded, type) and issubclass(loaded, TaskRunner)):
+        raise TaskRunnerNotFound(f"task runner {name!r} is no TaskRunner class but {loaded!r}")
+    return loaded
+
+
+_LAZY = {"SequentialTaskRunner": "inline", "ThreadPoolTaskRunner": "thread"}
+
+
+def __getattr__(name: str) -> Any:
+    """Give the built-in runners by their class names, without importing them before."""
+    if name in _LAZY:
+        return _class_named(_LAZY[name], _LAZY[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class KeepsResults(Protocol):
+    """The further methods of a runner that `keeps_results`."""
+
+    def fetch(self, kept: Sequence[KeptResult]) -> Sequence[Any]:
+        """Bring the values here. Raises `LookupError` for what was lost with its worker."""
+        ...
+
+    def release(self, kept: Sequence[KeptResult]) -> None:
+        """These values are no longer needed."""
+        ...

@@ -1,0 +1,56 @@
+"""The engine of task runs outside of any flow: one a process, made when first needed."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+
+from penstock import settings
+from penstock.engine.driver import Engine
+from penstock.engine.loop import Waiter
+from penstock.logging import configure
+
+__all__ = ["ambient_engine", "close_ambient_engine"]
+
+_lock = threading.Lock()
+_engine: Engine | None = None
+_pid = 0
+
+
+def ambient_engine() -> Engine:
+    """Return the engine for runs that no flow is around, with the settings of this moment."""
+    global _engine, _pid  # noqa: PLW0603  (one a process is the point)
+    now = settings.current()
+    engine = _engine
+    if engine is None or _pid != os.getpid():
+        with _lock:
+            engine = _engine
+            if engine is None or _pid != os.getpid():
+                engine = _engine = Engine(now)
+                engine.loop.owner = threading.main_thread().ident or 0
+                engine.loop.owner_is_main = True
+                _pid = os.getpid()
+                configure(now)
+    if engine.settings is not now:
+        engine.settings = now
+        engine.plans = {}
+        configure(now)
+    return engine
+
+
+@atexit.register
+def close_ambient_engine() -> None:
+    """Wait for what was submitted, and close. At exit; tests call it, too."""
+    global _engine  # noqa: PLW0603
+    engine, _engine = _engine, None
+    if engine is None or _pid != os.getpid():
+        return
+    try:
+        while engine.active:
+            for run in list(engine.active):
+                waiter = Waiter()
+                engine.watch(run, waiter)
+                engine.loop.wait(waiter)
+    finally:
+        engine.close()

@@ -1,0 +1,195 @@
+"""Runs that are called directly: every command performed in the calling thread."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from penstock.attempt import Outcome
+from penstock.context import CURRENT
+from penstock.engine import interrupts
+from penstock.engine.commands import (
+    READY,
+    RESOLVE,
+    SETTLE,
+    Execute,
+    Report,
+    Sleep,
+)
+from penstock.engine.execution import printing_to_log
+from penstock.engine.loop import Waiter
+from penstock.runs import Tally
+from penstock.tracebacks import cut_own_frames
+from penstock.worker import call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from penstock.engine.driver import Engine
+    from penstock.runs import FlowRun, Run
+    from penstock.states import State
+
+__all__ = ["begin_flow_attempt", "drive", "finish", "perform"]
+
+
+def drive(run: Run) -> State[Any]:
+    """Drive a run from its beginning to its end in the calling thread, and return its last state."""
+    engine: Engine = run.engine
+    if not engine.loop.guards_signals():
+        return _drive(run, engine)
+    interrupts.enter_library()
+    try:
+        return _drive(run, engine)
+    finally:
+        interrupts.leave_library()
+
+
+def _drive(run: Run, engine: Engine) -> State[Any]:
+    life = run.life
+    assert life is not None
+    answer: Any = None
+    error: BaseException | None = None
+    try:
+        while True:
+            command = life.send(answer) if error is None else life.throw(error)
+            answer = error = None
+            try:
+                if type(command) is Execute:
+                    answer = execute(run, engine, command.state)
+                else:
+                    answer = perform(run, engine, command)
+            except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
+                error = problem
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        finish(run, engine)
+
+
+def perform(run: Run, engine: Engine, command: Any) -> Any:
+    """Perform any command but `Execute`, blocking the calling thread where it has to wait."""
+    if command is READY:
+        return prepare(run, engine)
+    if command is RESOLVE:
+        for upstream in run.upstream:
+            if not upstream.state.is_final():
+                engine.wait_for_run(upstream, None)
+        return engine.resolve(run)
+    if command is SETTLE:
+        return settle(run, engine)  # type: ignore[arg-type]  # only the life of a flow run asks
+    if type(command) is Sleep:
+        return engine.sleep(command.seconds)
+    return engine.perform(run, command)
+
+
+def finish(run: Run, engine: Engine) -> None:
+    """Close a directly driven run, also one that was broken off."""
+    if run.plan.limited_tags:
+        engine.loop.run_home(lambda: engine.dispatcher.release(run))
+    if not run.was_submitted:  # else the driver does, when its thread has reported
+        engine.close_books(run)
+
+
+def prepare(run: Run, engine: Engine) -> None:
+    """Wait for the places that the run's tags need, if there is a limit on them."""
+    if not run.plan.limited_tags or run.is_flow_run:
+        return
+    admitted = Waiter()
+    run.waiters = [admitted]
+    if not engine.loop.run_home(lambda: engine.dispatcher.limits.acquire(run)):
+        engine.loop.wait(admitted)
+    run.waiters = None
+
+
+def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
+    """Run the function here, as user code: signals reach it, and its deadline."""
+    engine.enter(run, state)
+    plan = run.plan
+    if run.is_flow_run:
+        begin_flow_attempt(run)  # type: ignore[arg-type]
+    fn: Callable[..., Any] = plan.subject.fn
+    if plan.log_prints:
+        fn = printing_to_log(fn, run)
+    guarded = engine.loop.guards_signals()
+    token = CURRENT.set(run)
+    began = time.monotonic()
+    try:
+        if plan.timeout_seconds:
+            with interrupts.deadline_here(plan.timeout_seconds, engine.loop.call_later) as deadline:
+                outcome = _call(run, fn, guarded=guarded, began=began)
+            if deadline is not None and deadline.reached:
+                return Report(outcome, engine.clock.time(), timed_out=True)
+        else:
+            outcome = _call(run, fn, guarded=guarded, began=began)
+    except interrupts.DeadlineReached as reached:
+        outcome = Outcome(0, "stopped", error=reached)
+        return Report(outcome, engine.clock.time(), timed_out=True)
+    finally:
+        CURRENT.reset(token)
+        if plan.limited_tags and not run.is_flow_run:
+            engine.loop.run_home(lambda: engine.dispatcher.release(run))
+    if outcome.kind == "raised":
+        return _raised(run, engine, outcome)
+    return Report(outcome, engine.clock.time(), cancelled=run.cancel_requested)
+
+
+def begin_flow_attempt(run: FlowRun) -> None:
+    """Start the books of a flow run's next attempt."""
+    run.tally = Tally()
+    run.streams = []
+    run.is_ending = False
+
+
+def _call(run: Run, fn: Callable[..., Any], *, guarded: bool, began: float) -> Outcome:
+    try:
+        if guarded:
+            before, interrupts.main.inside = interrupts.main.inside, 0  # as `user_code()`
+            try:
+                value = call(fn, run.args, run.kwargs)
+            finally:
+                interrupts.main.inside = before
+        else:
+            value = call(fn, run.args, run.kwargs)
+    except interrupts.DeadlineReached:
+        raise
+    except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
+        cut_own_frames(error)
+        return Outcome(0, "raised", None, error, "", True, time.monotonic() - began)
+    return Outcome(0, "returned", value, None, "", True, time.monotonic() - began)
+
+
+def _raised(run: Run, engine: Engine, outcome: Outcome) -> Report:
+    """Ctrl-C in the function, or a request to cancel, is no failure of the function's."""
+    if not isinstance(outcome.error, Exception):
+        run.interrupt = outcome.error  # type: ignore[assignment]  # an exception object, in here
+    cancelled = run.cancel_requested or isinstance(outcome.error, KeyboardInterrupt)
+    if cancelled and run.cancel_reason is None:
+        run.cancel_reason = "interrupted by Ctrl-C"
+    return Report(outcome, engine.clock.time(), cancelled=cancelled)
+
+
+def settle(run: FlowRun, engine: Engine) -> Tally:
+    """Wait until every run inside of the flow run is over.
+
+    After a request to cancel, or a second Ctrl-C, the wait has an end: what could not be stopped
+    is abandoned.
+    """
+    grace = engine.settings.cancel_grace_seconds if run.is_ending else None
+    try:
+        for stream in run.streams:
+            stream.flow_ends()
+        idle = engine.wait_until_idle(run, grace)
+    except KeyboardInterrupt as interrupt:
+        run.interrupt = interrupt
+        run.cancel_reason = run.cancel_reason or "interrupted by Ctrl-C"
+        run.cancel_requested = True
+        idle = False
+        with contextlib.suppress(KeyboardInterrupt):  # pressed again: the wait is over sooner
+            engine.cancel_children(run, run.cancel_reason, kill=True)
+            idle = interrupts.presses() < 2 and engine.wait_until_idle(
+                run, engine.settings.cancel_grace_seconds
+            )
+    if not idle:
+        engine.abandon_children(run)
+    return run.tally

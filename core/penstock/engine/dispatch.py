@@ -1,0 +1,265 @@
+"""The dispatcher: which task runners serve a root run, and which run they get next.
+
+Runs that are ready wait here, where cancelling and priorities cost nothing, until the runner has
+credit. Everything here happens under the turn, but for `report`, which only enqueues.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+from typing import TYPE_CHECKING, Any
+
+from penstock.attempt import Attempt, Outcome
+from penstock.context import CURRENT
+from penstock.engine.execution import user_function
+from penstock.engine.limits import TagLimits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from penstock.runs import Run
+    from penstock.task_runners import Broken, TaskRunner
+
+__all__ = ["Dispatcher", "RunnerHandle"]
+
+_log = logging.getLogger("penstock.engine")
+
+PRIORITY_WEIGHT = 1_000_000
+
+
+def rank(run: Run) -> int:
+    """Return how urgent a run is: by its priority, then by how deep in the graph it stands.
+
+    Depth first: what is finished early can be used, and its inputs let go.
+    """
+    return run.priority * PRIORITY_WEIGHT + run.depth
+
+
+class RunnerHandle:
+    """One task runner that serves this root run, and the runs that wait for it."""
+
+    __slots__ = ("batch", "broken", "capabilities", "description", "opened", "ready", "runner")
+
+    def __init__(self, runner: TaskRunner, description: str) -> None:
+        self.runner = runner
+        self.capabilities = runner.capabilities
+        self.description = description
+        self.opened = False
+        self.broken: BaseException | None = None
+        self.batch: list[Attempt] = []
+        self.ready: list[tuple[int, int, Run]] = []
+
+
+class Dispatcher:
+    """Hands attempts to task runners as fast as these want them.
+
+    Args:
+        report: takes the runners' events; any thread.
+        go: tells a run that its place is there; it answers by `take`, or by ending.
+        tag_limits: how many runs with a tag may run at once.
+        options: passed to `TaskRunner.open`.
+    """
+
+    def __init__(
+        self,
+        report: Callable[[Any], None],
+        go: Callable[[Run], None],
+        tag_limits: Mapping[str, int],
+        options: Mapping[str, Any],
+    ) -> None:
+        self.limits = TagLimits(tag_limits)
+        self.attempts: dict[int, Run] = {}
+        self.paused = False
+        self._report = report
+        self._go = go
+        self._options = options
+        self._handles: dict[Any, RunnerHandle] = {}
+        self._attempt_ids = itertools.count(1)
+        self._order = itertools.count()
+        self._hungry: set[RunnerHandle] = set()
+
+    # --- runners -----------------------------------------------------------------------
+
+    def handle_for(self, key: Any, make: Callable[[], TaskRunner], description: str) -> RunnerHandle:
+        """Return the handle under this key; the first to ask makes the runner."""
+        handle = self._handles.get(key)
+        if handle is None:
+            handle = self._handles[key] = RunnerHandle(make().for_run(), description)
+        return handle
+
+    def handles(self) -> list[RunnerHandle]:
+        """Return the runners that serve this root run."""
+        return list(self._handles.values())
+
+    # --- runs --------------------------------------------------------------------------
+
+    def enqueue(self, run: Run) -> None:
+        """Take a run that is ready for an attempt."""
+        if run.plan.limited_tags and not self.limits.acquire(run):
+            return
+        self._line_up(run)
+
+    def _line_up(self, run: Run) -> None:
+        handle: RunnerHandle = run.plan.runner
+        heapq.heappush(handle.ready, (-rank(run), next(self._order), run))
+        self._hungry.add(handle)
+
+    def withdraw(self, run: Run) -> bool:
+        """Take back a run that no runner has got yet; true if there was one."""
+        if run.plan.limited_tags and self.limits.withdraw(run):
+            return True
+        ready = run.plan.runner.ready
+        for index, entry in enumerate(ready):
+            if entry[2] is run:
+                ready[index] = ready[-1]
+                ready.pop()
+                heapq.heapify(ready)
+                self.release(run)
+                return True
+        return False
+
+    def withdraw_all(self) -> list[Run]:
+        """Take back every run that no runner has got yet."""
+        taken: list[Run] = []
+        for handle in self._handles.values():
+            taken.extend(entry[2] for entry in handle.ready)
+            handle.ready.clear()
+        for run in taken:
+            self.release(run)
+        return taken
+
+    def release(self, run: Run) -> None:
+        """An attempt is over, or will not be: give back the places its tags hold."""
+        if run.plan.limited_tags:
+            for admitted in self.limits.release(run):
+                self._admit(admitted)
+
+    def _admit(self, run: Run) -> None:
+        if run.was_submitted:
+            self._line_up(run)
+        else:  # called directly: its thread waits for this place
+            for waiter in run.waiters or ():
+                waiter.finished(run)
+
+    def end_attempt(self, outcome: Outcome) -> Run | None:
+        """Return the run that an outcome is for; None for a late one, which nobody wants."""
+        run = self.attempts.pop(outcome.attempt_id, None)
+        if run is None:
+            return None
+        handle: RunnerHandle = run.plan.runner
+        if handle.ready:
+            self._hungry.add(handle)
+        if run.plan.limited_tags:
+            self.release(run)
+        return run
+
+    def hand_out(self) -> None:
+        """Give each runner what it has credit for."""
+        while self._hungry and not self.paused:
+            handle = self._hungry.pop()
+            if handle.ready:
+                self._feed(handle)
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self.paused = False
+        self._hungry.update(handle for handle in self._handles.values() if handle.ready)
+
+    def _feed(self, handle: RunnerHandle) -> None:
+        if not self._open(handle):
+            return
+        ready, go = handle.ready, self._go
+        wanted = handle.runner.credit()
+        while ready and wanted > 0:
+            wanted -= 1
+            go(heapq.heappop(ready)[2])
+        attempts, handle.batch = handle.batch, []
+        if attempts:
+            try:
+                handle.runner.submit(attempts)
+            except Exception as error:  # a fault of the runner: no attempt of the call may be lost
+                _log.exception("Task runner %s failed to take work", handle.description)
+                reason = f"the task runner failed to take it: {error!r}"
+                for attempt in attempts:
+                    self._report(Outcome(attempt.id, "lost", reason=reason, began=None))
+        if ready and handle.capabilities.runs_in_caller:
+            self._hungry.add(handle)  # its credit is back at once: no outcome will remind us
+
+    def take(self, run: Run) -> None:
+        """Make the next attempt of a run whose place is there."""
+        handle: RunnerHandle = run.plan.runner
+        capabilities = handle.capabilities
+        number = next(self._attempt_ids)
+        self.attempts[number] = run
+        run.attempt_id = number
+        plan = run.plan
+        context = None
+        if not capabilities.pickles and run.context is not None:
+            context = run.context.copy()
+            context.run(CURRENT.set, run)
+        handle.batch.append(
+            Attempt(
+                number,
+                user_function(run, capabilities),
+                run.args,
+                run.kwargs,
+                context,
+                True,
+                plan.is_async and capabilities.async_functions,
+                rank(run),
+                run.name if capabilities.pickles else plan.name,
+            )
+        )
+
+    def _open(self, handle: RunnerHandle) -> bool:
+        if handle.broken is not None:
+            self._fail_all(handle)
+            return False
+        if not handle.opened:
+            try:
+                handle.runner.open(self._report, self._options)
+            except Exception as error:  # every run that waits for it must end, and say why
+                _log.exception("Task runner %s could not be opened", handle.description)
+                handle.broken = error
+                self._fail_all(handle)
+                return False
+            handle.opened = True
+        return True
+
+    def _fail_all(self, handle: RunnerHandle) -> None:
+        reason = f"task runner {handle.description} is broken: {handle.broken!r}"
+        while handle.ready:
+            self._go(heapq.heappop(handle.ready)[2])
+        attempts, handle.batch = handle.batch, []
+        for attempt in attempts:
+            self._report(Outcome(attempt.id, "lost", reason=reason, began=False))
+
+    def feed_again(self, handle: RunnerHandle) -> None:
+        """A runner may have credit again."""
+        if handle.ready:
+            self._hungry.add(handle)
+
+    def note_broken(self, event: Broken) -> None:
+        """A runner is gone as a whole: whatever waits for it ends as crashed."""
+        for handle in self._handles.values():
+            if handle.runner is event.runner:
+                handle.broken = event.error
+                if handle.ready:
+                    self._hungry.add(handle)
+
+    def cancel(self, run: Run, *, hard: bool) -> None:
+        """Ask the runner to drop, or stop, the attempt it has."""
+        handle: RunnerHandle = run.plan.runner
+        handle.runner.cancel([run.attempt_id], hard=hard)
+
+    def close(self, grace_seconds: float) -> None:
+        """Close every runner that was opened."""
+        for handle in self._handles.values():
+            if handle.opened:
+                handle.opened = False
+                try:
+                    handle.runner.close(grace_seconds)
+                except Exception:
+                    _log.exception("Task runner %s could not be closed", handle.description)

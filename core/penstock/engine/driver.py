@@ -1,0 +1,564 @@
+"""The driver: performs what the lives of runs ask for, and keeps the runs that wait.
+
+One `Engine` serves one root run with everything inside of it, or, outside of any flow, all task
+runs of the process (`ambient`).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from typing import TYPE_CHECKING, Any
+
+from penstock.attempt import Outcome
+from penstock.context import CURRENT
+from penstock.engine import interrupts
+from penstock.engine.arguments import put_values, tolerated, upstream_problem
+from penstock.engine.commands import (
+    READY,
+    RESOLVE,
+    Call,
+    CancelChildren,
+    CancelRun,
+    Enter,
+    Execute,
+    Log,
+    Propose,
+    Report,
+    Sleep,
+)
+from penstock.engine.dispatch import Dispatcher
+from penstock.engine.loop import Clock, Loop, RealClock
+from penstock.engine.waiting import Waiting
+from penstock.exceptions import IllegalMove
+from penstock.futures import PenstockFuture
+from penstock.hooks import finish as finish_awaitable
+from penstock.logging import run_logger
+from penstock.states import TERMINAL, State, StateType, advance
+from penstock.task_runners import Broken, Output, SlotsChanged, Started
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from penstock.runs import FlowRun, MapGroup, Run
+    from penstock.settings import Settings
+
+__all__ = ["Engine"]
+
+_task_log = logging.getLogger("penstock.task_runs")
+_flow_log = logging.getLogger("penstock.flow_runs")
+_log = logging.getLogger("penstock.engine")
+
+COMPLETED, FAILED, CRASHED = StateType.COMPLETED, StateType.FAILED, StateType.CRASHED
+RUNNING, CANCELLED, CANCELLING = StateType.RUNNING, StateType.CANCELLED, StateType.CANCELLING
+
+
+class Begin:
+    """Posted by a thread that may not drive: a new run is to be looked at."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+
+class Engine(Waiting):
+    """Drives the runs of one root run.
+
+    Args:
+        settings: as they were when the root run began.
+        clock: where the time comes from.
+        rng: for the jitter of retries.
+        standby: whether a thread may drive while the owner is busy; tests go without.
+        tag_limits: how many runs with a tag may run at once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        standby: bool = True,
+        tag_limits: dict[str, int] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock: Clock = clock if clock is not None else RealClock()
+        self.rng = rng if rng is not None else random.Random()
+        self.loop = Loop(self._handle, self._hand_out, self.clock, standby=standby)
+        limits = dict(settings.tag_limits) if tag_limits is None else tag_limits
+        self.dispatcher = Dispatcher(self.loop.post, self._go, limits, {})
+        self.plans: dict[Any, Any] = {}
+        self.root_counters: dict[str, int] = {}
+        self.active: set[Run] = set()
+        self._lock = threading.Lock()
+        self._sleepers: set[Run] = set()
+
+    # --- new runs ----------------------------------------------------------------------
+
+    def count_in(self, run: Run) -> None:
+        """Note a new run with the flow run around it."""
+        flow_run = run.flow_run
+        if flow_run is not None:
+            with self._lock:
+                flow_run.tally.begun += 1
+
+    def submit(self, run: Run) -> None:
+        """Take a new run, to be driven from here on."""
+        run.was_submitted = True
+        (run.flow_run if run.flow_run is not None else self).active.add(run)
+        loop = self.loop
+        loop.beats += 1
+        if not loop.may_drive() or not loop.try_turn():
+            loop.post(Begin(run))
+            loop.ensure_standby(urgent=not loop.may_drive())
+            return
+        guarded = loop.guards_signals()
+        if guarded:
+            interrupts.enter_library()
+        try:
+            self._begin(run)
+            loop.drain()
+        finally:
+            loop.give_turn()
+            if guarded:
+                interrupts.leave_library()
+        loop.ensure_standby()
+
+    def _begin(self, run: Run) -> None:
+        self.loop.in_flight += 1
+        if run.state.is_final():  # cancelled before the driver came to look at it
+            self._finish(run)
+            return
+        waiting = 0
+        for upstream in dict.fromkeys(run.upstream):
+            if run.depth <= upstream.depth:
+                run.depth = upstream.depth + 1
+            if not upstream.state.is_final():
+                waiting += 1
+                if upstream.dependents is None:
+                    upstream.dependents = []
+                upstream.dependents.append(run)  # type: ignore[arg-type]  # either kind of run
+        run.left = waiting
+        if not run.is_flow_run:
+            self.step(run, None)
+        elif not waiting:
+            self.dispatcher.enqueue(run)
+
+    # --- stepping ----------------------------------------------------------------------
+
+    def step(self, run: Run, answer: Any, error: BaseException | None = None) -> None:
+        """Let a submitted run go on with this answer, until it has to wait. Under the turn."""
+        life = run.life
+        if life is None:
+            return
+        try:
+            while True:
+                command = life.send(answer) if error is None else life.throw(error)
+                answer = error = None
+                kind = type(command)
+                if kind is Execute:
+                    run.starting = command.state
+                    self.dispatcher.take(run)
+                    return
+                if command is READY:
+                    self.dispatcher.enqueue(run)
+                    return
+                if kind is Sleep:
+                    self._sleep(run, command.seconds)
+                    return
+                if command is RESOLVE:
+                    if run.left:
+                        return
+                    answer = self.resolve(run)
+                    continue
+                try:
+                    answer = self.perform(run, command)
+                except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
+                    error = problem
+        except StopIteration:
+            self._finish(run)
+        except Exception as problem:  # a fault of ours, or a state nobody may enter
+            _log.exception("The life of %r ended by a fault", run.name)
+            self._force_end(run, problem)
+
+    def _force_end(self, run: Run, problem: BaseException) -> None:
+        if not run.state.is_final():
+            text = f"the engine failed to carry on with this run: {problem!r}"
+            state: State[Any] = State(CRASHED, "Crashed", text, problem, self.clock.time())
+            run.state = state
+            run.states.append(state)
+        self._finish(run)
+
+    def _sleep(self, run: Run, seconds: float) -> None:
+        self._sleepers.add(run)
+
+        def wake() -> None:
+            if run in self._sleepers:
+                self._sleepers.discard(run)
+                self.step(run, None)
+
+        self.loop.call_at(self.clock.monotonic() + seconds, wake)
+
+    def _go(self, run: Run) -> None:
+        """A place is there for a run that asked for one."""
+        if run.is_flow_run:  # its own thread will live its life: `direct.drive`
+            self.dispatcher.take(run)
+        else:
+            self.step(run, None)
+
+    def _hand_out(self) -> None:
+        self.dispatcher.hand_out()
+
+    def resolve(self, run: Run) -> State[Any] | None:
+        """Put the values of inputs that are over in place, or return why that cannot be."""
+        problem = upstream_problem(run, tolerated(run.args) | tolerated(dict(run.kwargs)))
+        if problem is None:
+            for upstream in run.upstream:
+                if upstream.state.type is not COMPLETED:
+                    upstream.mark_seen()  # its exception is handed to user code
+            run.args = tuple(put_values(value) for value in run.args)
+            if run.kwargs:
+                run.kwargs = {name: put_values(value) for name, value in run.kwargs.items()}
+        return problem
+
+    # --- commands that every driver performs alike -------------------------------------
+
+    def perform(self, run: Run, command: Any) -> Any:
+        """Perform a command that does not wait."""
+        kind = type(command)
+        if kind is Enter:
+            return self.enter(run, command.state)
+        if kind is Propose:
+            return self.propose(run, command.state)
+        if kind is Call:
+            return self.call(run, command.fn, command.args)
+        if kind is Log:
+            self.log(run, command)
+            return None
+        if kind is CancelChildren:
+            self.cancel_children(run, command.reason, kill=command.kill)  # type: ignore[arg-type]
+            return None
+        raise AssertionError(f"no driver performs {command!r} here")
+
+    def enter(
+        self, run: Run, state: State[Any], at: float | None = None, *, counts: bool = True
+    ) -> State[Any]:
+        """Move a run to a state, with its log line and its hooks.
+
+        Args:
+            run: the run.
+            state: where to.
+            at: when, in seconds since the epoch; now by default.
+            counts: whether RUNNING is the begin of an attempt; going on after a pause is not.
+        """
+        try:
+            entered = advance(run, state, self.clock.time() if at is None else at)
+        except IllegalMove as problem:
+            if run.state.is_final():
+                raise
+            _log.error("%s", problem)
+            entered = advance(
+                run, State(FAILED, "Failed", str(problem), problem), self.clock.time()
+            )
+        kind = entered.type
+        if kind is RUNNING:
+            if not counts:
+                return entered
+            run.run_count += 1
+        elif kind in TERMINAL and not entered.provisional:
+            self._log_end(run, entered)
+        hooks = run.plan.hooks.get(kind)
+        if hooks and not entered.provisional:
+            self.at_home(run, self._run_hooks, hooks, run, entered)
+        return entered
+
+    def _log_end(self, run: Run, state: State[Any]) -> None:
+        logger = _flow_log if run.is_flow_run else _task_log
+        level = logging.INFO if state.type in (COMPLETED, CANCELLED) else logging.ERROR
+        if logger.isEnabledFor(level):
+            run_logger(run).log(level, "Finished in state %s", state)
+
+    def _run_hooks(
+        self, hooks: Sequence[Callable[..., Any]], run: Run, state: State[Any]
+    ) -> None:
+        before = run.states[-2] if len(run.states) > 1 else state
+        for hook in tuple(hooks):
+            try:
+                finish_awaitable(hook(run.plan.subject, run, state, before))
+            except Exception as error:  # noqa: BLE001  (a hook never harms the run)
+                run.hook_errors += 1
+                name = getattr(hook, "__name__", repr(hook))
+                run_logger(run).error("Hook %r raised %r", name, error, exc_info=error)
+
+    def propose(self, run: Run, state: State[Any]) -> State[Any]:
+        """Show a state to the run's handlers, in order; each sees what the one before left."""
+        return self.at_home(run, self._run_handlers, run, state)  # type: ignore[no-any-return]
+
+    def _run_handlers(self, run: Run, state: State[Any]) -> State[Any]:
+        old = run.state
+        for handler in run.plan.handlers:
+            try:
+                left = finish_awaitable(handler(run.plan.subject, old, state))
+                if left is not None and not isinstance(left, State):
+                    raise TypeError(f"a state handler returns a State or None, not {left!r}")
+            except Exception as error:  # noqa: BLE001  (decided in the row named below)
+                # A handler may have had a veto to say: the run must not go on without it (#204).
+                run_logger(run).error("State handler raised %r", error, exc_info=error)
+                text = f"Unexpected error while calling state handlers: {error!r}"
+                return State(FAILED, "Failed", text, error)
+            if left is not None:
+                state = left
+        return state
+
+    def call(self, run: Run, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Call one of the user's functions that decide something for a run."""
+        return self.at_home(run, lambda: finish_awaitable(fn(*args)))
+
+    def at_home(self, run: Run, fn: Callable[..., Any], *args: Any) -> Any:
+        """Call a function on the driver, in the context of a run."""
+
+        def in_context() -> Any:
+            token = CURRENT.set(run)
+            try:
+                return fn(*args)
+            finally:
+                CURRENT.reset(token)
+
+        if self.loop.holds_turn():
+            return in_context()
+        return self.loop.run_home(in_context)
+
+    def log(self, run: Run, command: Log) -> None:
+        """Write a line to the run's log."""
+        logger = _flow_log if run.is_flow_run else _task_log
+        if logger.isEnabledFor(command.level):
+            run_logger(run).log(command.level, "%s", command.text, exc_info=command.error)
+
+    # --- the end of a run --------------------------------------------------------------
+
+    def close_books(self, run: Run) -> None:
+        """Note how a run ended with the flow run around it, and let its inputs go."""
+        state = run.state
+        if state.type in (FAILED, CRASHED) and not run.seen and run.flow_run is not None:
+            with self._lock:
+                run.flow_run.tally.unseen.append(run)
+        run.forget_inputs()
+
+    def _finish(self, run: Run) -> None:
+        """A submitted run is over: tell everybody who waits. Under the turn."""
+        self.loop.in_flight -= 1
+        self._sleepers.discard(run)
+        self.close_books(run)
+        with self._lock:
+            waiters, run.waiters = run.waiters, None
+            callbacks, run.callbacks = run.callbacks, None
+        if waiters:
+            for waiter in waiters:
+                waiter.finished(run)
+        dependents, run.dependents = run.dependents, None
+        if dependents:
+            for each in dependents:
+                each.left -= 1
+                if each.left == 0 and each.life is not None:
+                    self._inputs_are_over(each)
+        group: MapGroup | None = getattr(run, "group", None)
+        if group is not None and run.state.type in (FAILED, CRASHED):
+            self._sibling_failed(group, run)
+        if callbacks:
+            future: PenstockFuture[Any] = PenstockFuture(run)
+            for callback in callbacks:
+                self.call_back(callback, future)
+        # Last, as callbacks may submit more: a flow must not look idle in between.
+        flow_run = run.flow_run
+        active = flow_run.active if flow_run is not None else self.active
+        active.discard(run)
+        if flow_run is not None and not active and flow_run.idle_waiters:
+            idle, flow_run.idle_waiters = flow_run.idle_waiters, []
+            for waiter in idle:
+                waiter.finished(run)
+
+    def _inputs_are_over(self, run: Run) -> None:
+        if run.is_flow_run:
+            self.dispatcher.enqueue(run)
+        else:
+            self.step(run, self.resolve(run))
+
+    def _sibling_failed(self, group: MapGroup, run: Run) -> None:
+        if group.on_error == "continue" or group.failed_index is not None:
+            return
+        group.failed_index = getattr(run, "map_index", None) or 0
+        reason = f"sibling [{group.failed_index}] failed"
+        kill = group.on_error == "fail_fast"
+        for sibling in list(group.runs):
+            if sibling is not run and not sibling.state.is_final():
+                self.cancel_one(sibling, reason, kill=kill, only_waiting=not kill)
+
+    # --- events ------------------------------------------------------------------------
+
+    def _handle(self, event: Any) -> None:
+        kind = type(event)
+        if kind is Outcome:
+            self._attempt_ended(event)
+        elif kind is Started:
+            run = self.dispatcher.attempts.get(event.attempt_id)
+            if run is not None:
+                self._attempt_began(run, event)
+        elif kind is Begin:
+            self._begin(event.run)
+        elif kind is Broken:
+            self.dispatcher.note_broken(event)
+        elif kind is SlotsChanged:
+            self.dispatcher.resume()
+        elif kind is Output:
+            _log.debug("output of attempt %s: %s", event.attempt_id, event.records)
+        else:
+            event()
+
+    def _attempt_began(self, run: Run, event: Started) -> None:
+        starting, run.starting = run.starting, None
+        if starting is None:
+            return
+        elapsed = max(0.0, self.clock.monotonic() - event.at)
+        if run.state.type is CANCELLING:
+            return
+        self.enter(run, starting, self.clock.time() - elapsed)
+        timeout = run.plan.timeout_seconds
+        if timeout is not None and not run.is_flow_run:
+            number = event.attempt_id
+            self.loop.call_at(event.at + timeout, lambda: self._time_is_up(run, number))
+
+    def _time_is_up(self, run: Run, attempt_id: int) -> None:
+        if self.dispatcher.attempts.get(attempt_id) is not run:
+            return
+        self.dispatcher.cancel(run, hard=True)
+        outcome = Outcome(attempt_id, "abandoned")
+        self.dispatcher.end_attempt(outcome)
+        self.step(run, Report(outcome, self.clock.time(), timed_out=True))
+
+    def _attempt_ended(self, outcome: Outcome) -> None:
+        run = self.dispatcher.end_attempt(outcome)
+        if run is None:
+            return  # late: the run has gone on without it
+        if run.is_flow_run:
+            self._flow_body_returned(run, outcome)
+            return
+        starting, run.starting = run.starting, None
+        if starting is not None and outcome.began is not False and run.state.type is not CANCELLING:
+            self.enter(run, starting, self.clock.time() - outcome.duration_seconds)
+        self.step(run, self.report(run, outcome))
+
+    def report(self, run: Run, outcome: Outcome) -> Report:
+        """Return what the driver knows about the end of an attempt."""
+        timed_out = isinstance(outcome.error, interrupts.DeadlineReached)
+        cancelled = (
+            run.cancel_requested
+            or outcome.kind == "stopped"
+            or isinstance(outcome.error, KeyboardInterrupt)
+        )
+        return Report(outcome, self.clock.time(), timed_out, cancelled and not timed_out)
+
+    def _flow_body_returned(self, run: Run, outcome: Outcome) -> None:
+        """A sub-flow that was submitted: its own thread has carried it to its end."""
+        if not run.state.is_final():
+            reason = outcome.reason or f"its thread ended with {outcome.error!r}"
+            wanted = run.cancel_requested or outcome.kind == "stopped"
+            state: State[Any] = (
+                State(CANCELLED, "Cancelled", run.cancel_reason)
+                if wanted
+                else State(CRASHED, "Crashed", f"Flow run was {outcome.kind}: {reason}")
+            )
+            self.enter(run, state)
+        self._finish(run)
+
+    # --- cancelling --------------------------------------------------------------------
+
+    def cancel(self, runs: Sequence[Run], reason: str, *, kill: bool) -> bool:
+        """Ask runs to end as cancelled; true if any of them was not over."""
+
+        def ask() -> bool:
+            open_runs = [run for run in runs if not run.state.is_final()]
+            for run in open_runs:
+                self.cancel_one(run, reason, kill=kill)
+            self.loop.drain()
+            return bool(open_runs)
+
+        return bool(self.loop.run_home(ask))
+
+    def cancel_one(
+        self, run: Run, reason: str, *, kill: bool, only_waiting: bool = False
+    ) -> None:
+        """Ask one run to end. Under the turn.
+
+        Args:
+            run: not over, or nothing happens.
+            reason: the message of its state.
+            kill: stop it if it runs, as far as its runner can.
+            only_waiting: leave it alone if it runs.
+        """
+        if run.state.is_final() or not run.was_submitted:
+            return  # what was called directly ends with the code that called it
+        if self.dispatcher.attempts.get(run.attempt_id) is run:
+            self._cancel_attempt(run, reason, kill=kill, only_waiting=only_waiting)
+            return
+        run.cancel_reason = reason
+        if run.left < 0:  # not begun: `_begin` will find it over
+            self.enter(run, State(CANCELLED, "Cancelled", reason))
+            return
+        self._sleepers.discard(run)
+        self.dispatcher.withdraw(run)
+        if run.is_flow_run:
+            self.enter(run, State(CANCELLED, "Cancelled", reason))
+            self._finish(run)
+        else:
+            self.step(run, None, CancelRun(reason))
+
+    def _cancel_attempt(self, run: Run, reason: str, *, kill: bool, only_waiting: bool) -> None:
+        """Ask for the end of an attempt that a task runner has."""
+        run.cancel_reason = run.cancel_reason or reason
+        if only_waiting:  # the runner drops it if it has not begun, and else knows nothing of this
+            self.dispatcher.cancel(run, hard=False)
+            return
+        run.cancel_requested = True
+        if run.state.type is RUNNING:
+            self.enter(run, State(CANCELLING, "Cancelling", reason))
+        if run.is_flow_run:
+            self.cancel_children(run, reason, kill=kill)  # type: ignore[arg-type]
+        self.dispatcher.cancel(run, hard=kill)
+
+    def cancel_children(self, run: FlowRun, reason: str, *, kill: bool) -> None:
+        """Ask every run inside of a flow run that is not over to end."""
+        run.is_ending = run.is_ending or kill
+
+        def ask() -> None:
+            for child in list(run.active):
+                self.cancel_one(child, reason, kill=kill, only_waiting=not kill)
+            self.loop.drain()
+
+        self.loop.run_home(ask)
+
+    def abandon_children(self, run: FlowRun) -> None:
+        """End, on paper, what did not end when it was asked to."""
+
+        def end_all() -> None:
+            self.loop.drain()
+            for child in list(run.active):
+                child.cancel_reason = child.cancel_reason or "the flow run ended"
+                child.cancel_requested = True
+                if self.dispatcher.attempts.get(child.attempt_id) is child:
+                    self._attempt_ended(
+                        Outcome(child.attempt_id, "abandoned", reason="it could not be stopped")
+                    )
+                else:
+                    self.cancel_one(child, child.cancel_reason, kill=True)
+
+        self.loop.run_home(end_all)
+
+    # --- the end -----------------------------------------------------------------------
+
+    def close(self, grace_seconds: float = 0.0) -> None:
+        """Close the task runners and the standby thread. No run may be under way."""
+        with self.loop.turn():
+            self.dispatcher.close(grace_seconds)
+        self.loop.close()

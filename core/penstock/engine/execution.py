@@ -1,0 +1,97 @@
+"""What the driver wraps around a user's function before it is executed in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import TYPE_CHECKING, Any
+
+from penstock.engine import interrupts
+from penstock.logging import run_logger
+from penstock.prints import captured
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from penstock.runs import Run
+    from penstock.task_runners import Capabilities
+
+__all__ = ["user_function"]
+
+
+def user_function(run: Run, capabilities: Capabilities) -> Callable[..., Any]:
+    """Return the function of a run as a runner with these capabilities has to call it."""
+    plan = run.plan
+    fn: Callable[..., Any] = plan.subject.carried(run)
+    if plan.log_prints and not capabilities.pickles:
+        fn = printing_to_log(fn, run, is_async=plan.is_async)
+    if plan.is_async and not capabilities.async_functions:
+        fn = in_own_event_loop(fn)
+    if capabilities.runs_in_caller:
+        fn = interruptible(fn, plan.timeout_seconds, run.engine.loop.call_later)
+    return fn
+
+
+def printing_to_log(
+    fn: Callable[..., Any], run: Run, *, is_async: bool = False
+) -> Callable[..., Any]:
+    """Return the function with its prints sent to the run's log."""
+    sink = run_logger(run).info
+    if is_async:
+
+        @functools.wraps(fn)
+        async def async_call(*args: Any, **kwargs: Any) -> Any:
+            with captured(sink):
+                value = fn(*args, **kwargs)
+                if hasattr(value, "__aiter__"):
+                    return [item async for item in value]
+                return await value
+
+        return async_call
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with captured(sink):
+            value = fn(*args, **kwargs)
+            return list(value) if hasattr(value, "gi_frame") else value
+
+    return call
+
+
+def in_own_event_loop(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a plain function that runs the coroutine function to its end."""
+
+    async def run_to_end(*args: Any, **kwargs: Any) -> Any:
+        value = fn(*args, **kwargs)
+        if hasattr(value, "__aiter__"):
+            return [item async for item in value]
+        return await value
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return asyncio.run(run_to_end(*args, **kwargs))
+
+    return call
+
+
+def interruptible(
+    fn: Callable[..., Any],
+    timeout_seconds: float | None,
+    call_later: Callable[[float, Callable[[], None]], None],
+) -> Callable[..., Any]:
+    """Return the function as user code within library code: Ctrl-C and its deadline reach it.
+
+    For a runner that runs attempts in the calling thread, where the engine cannot look at the
+    clock meanwhile.
+    """
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with interrupts.deadline_here(timeout_seconds, call_later):
+            if not interrupts.is_main_thread():
+                return fn(*args, **kwargs)
+            with interrupts.user_code():
+                value = fn(*args, **kwargs)
+                return list(value) if hasattr(value, "gi_frame") else value
+
+    return call

@@ -1,0 +1,271 @@
+"""Ctrl-C and deadlines of the main thread, delivered where no event can be lost to them.
+
+A signal handler that raises in the middle of the engine would lose the event at hand. So the
+handlers look at `_inside`: while the main thread is in library code they only make a note and
+wake the loop, which calls `check()` at its next safe place; while it is in user code (a flow's
+body, a task called directly) they raise there at once. All of this is state of the process, as
+signals are, and touched by the main thread only; other threads are interrupted by an exception
+set in them (`thread_deadline`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+__all__ = ["Deadline", "DeadlineReached", "catching_ctrl_c", "check", "library_code", "user_code"]
+
+_HAS_ALARM = hasattr(signal, "setitimer")
+
+
+class DeadlineReached(BaseException):
+    """Raised in user code whose time is up. A `BaseException`, so that it is not caught easily."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        super().__init__("the time limit of a run was reached")
+        self.deadline = deadline
+
+
+class Deadline:
+    """One limit on one piece of user code."""
+
+    __slots__ = ("at", "ended", "lock", "reached")
+
+    def __init__(self, seconds: float) -> None:
+        self.at = time.monotonic() + seconds
+        self.reached = False
+        self.ended = False
+        self.lock = threading.Lock()
+
+
+class MainThread:
+    """What the signal handlers of this process share with the code they interrupt."""
+
+    inside = 0
+    presses = 0
+    pressed = False
+    installed = 0
+    wake: Callable[[], None] | None = None
+    deadlines: list[Deadline] = []  # noqa: RUF012  (one object per process)
+
+
+main = MainThread
+
+
+def is_main_thread() -> bool:
+    """Whether the calling thread is the one that gets signals."""
+    return threading.current_thread() is threading.main_thread()
+
+
+# --- library code and user code --------------------------------------------------------
+
+
+def enter_library() -> None:
+    """From here on, signals wait. Main thread only; pairs with `leave_library`."""
+    main.inside += 1
+
+
+def leave_library() -> None:
+    """Back to user code, where a signal that waited is delivered."""
+    main.inside -= 1
+    if main.inside == 0:
+        check()
+
+
+@contextlib.contextmanager
+def library_code() -> Iterator[None]:
+    """Hold signals back in the block."""
+    main.inside += 1
+    try:
+        yield
+    finally:
+        leave_library()
+
+
+@contextlib.contextmanager
+def user_code() -> Iterator[None]:
+    """Let signals through in the block, which stands inside of library code."""
+    before, main.inside = main.inside, 0
+    try:
+        check()
+        yield
+    finally:
+        main.inside = before
+
+
+def check() -> None:
+    """Deliver what waited: a safe place. Raises `KeyboardInterrupt` or `DeadlineReached`."""
+    if main.pressed:
+        main.pressed = False
+        raise KeyboardInterrupt
+    for deadline in main.deadlines:
+        if deadline.reached and not deadline.ended:
+            deadline.ended = True
+            raise DeadlineReached(deadline)
+
+
+def presses() -> int:
+    """How often Ctrl-C was pressed since the outermost run began."""
+    return main.presses
+
+
+# --- Ctrl-C ----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def catching_ctrl_c(wake: Callable[[], None]) -> Iterator[None]:
+    """Take over Ctrl-C in the block, where the main thread has nobody else's handler for it.
+
+    Args:
+        wake: makes a waiting loop look around; called from the signal handler, so it must be
+            reentrant, as `SimpleQueue.put` is.
+    """
+    if not is_main_thread():
+        yield
+        return
+    outermost = main.installed == 0
+    before = signal.getsignal(signal.SIGINT)
+    takes_over = outermost and before is signal.default_int_handler
+    previous_wake, main.wake = main.wake, wake
+    main.installed += 1
+    if outermost:
+        main.presses = 0
+        main.pressed = False
+    if takes_over:
+        signal.signal(signal.SIGINT, _on_ctrl_c)
+    try:
+        yield
+    finally:
+        main.installed -= 1
+        main.wake = previous_wake
+        if takes_over:
+            signal.signal(signal.SIGINT, before)
+
+
+def _on_ctrl_c(_signal: int, _frame: FrameType | None) -> None:
+    main.presses += 1
+    if main.inside and main.presses < 3:
+        main.pressed = True
+        if main.wake is not None:
+            main.wake()
+        return
+    raise KeyboardInterrupt
+
+
+# --- deadlines -------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def main_thread_deadline(seconds: float) -> Iterator[Deadline]:
+    """Interrupt the block after so many seconds, by SIGALRM; nests, the nearest rings first.
+
+    Call it from library code: the block is user code only inside of `user_code()`. After the
+    block, `Deadline.reached` tells whether the time was up, even if user code caught what was
+    raised in it.
+    """
+    deadline = Deadline(seconds)
+    outermost = not main.deadlines
+    before: Any = None
+    timer_before = (0.0, 0.0)
+    if outermost:
+        before = signal.signal(signal.SIGALRM, _on_alarm)
+        timer_before = signal.getitimer(signal.ITIMER_REAL)
+    main.deadlines.append(deadline)
+    began = time.monotonic()
+    try:
+        _arm()
+        yield deadline
+    finally:
+        deadline.ended = True
+        main.deadlines.remove(deadline)
+        if outermost:
+            left = timer_before[0] - (time.monotonic() - began)
+            signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
+            signal.setitimer(
+                signal.ITIMER_REAL,
+                max(left, 1e-6) if timer_before[0] else 0.0,
+                timer_before[1],
+            )
+        else:
+            _arm()
+
+
+def _arm() -> None:
+    waiting = [deadline.at for deadline in main.deadlines if not deadline.reached]
+    if waiting:
+        signal.setitimer(signal.ITIMER_REAL, max(min(waiting) - time.monotonic(), 1e-6))
+
+
+def _on_alarm(_signal: int, _frame: FrameType | None) -> None:
+    now = time.monotonic()
+    for deadline in main.deadlines:
+        if deadline.at <= now + 1e-4:
+            deadline.reached = True
+    _arm()
+    if not main.inside:
+        check()
+    elif main.wake is not None:
+        main.wake()
+
+
+@contextlib.contextmanager
+def thread_deadline(
+    seconds: float, call_later: Callable[[float, Callable[[], None]], None]
+) -> Iterator[Deadline]:
+    """Interrupt the block after so many seconds, in a thread that gets no signals.
+
+    An exception is set in the thread, which Python code meets at its next step; a call that
+    blocks in C meets it when it returns.
+
+    Args:
+        seconds: the limit.
+        call_later: calls a function after so many seconds, on another thread.
+    """
+    deadline = Deadline(seconds)
+    thread = threading.get_ident()
+
+    def ring() -> None:
+        with deadline.lock:
+            if deadline.ended:
+                return
+            deadline.reached = True
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread), ctypes.py_object(_Rung)
+            )
+
+    call_later(seconds, ring)
+    try:
+        yield deadline
+    except _Rung:
+        raise DeadlineReached(deadline) from None
+    finally:
+        try:
+            with deadline.lock:
+                deadline.ended = True
+                # Set and not met yet: taken back, so that it cannot go off in our own code.
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+        except _Rung:
+            deadline.ended = True
+
+
+class _Rung(BaseException):
+    """What `thread_deadline` sets in a thread: an exception class, as the C call demands."""
+
+
+def deadline_here(
+    seconds: float | None, call_later: Callable[[float, Callable[[], None]], None]
+) -> contextlib.AbstractContextManager[Deadline | None]:
+    """Return the context manager that limits user code in the calling thread."""
+    if not seconds:
+        return contextlib.nullcontext()
+    if _HAS_ALARM and is_main_thread():
+        return main_thread_deadline(seconds)
+    return thread_deadline(seconds, call_later)

@@ -1,0 +1,198 @@
+"""Generator tasks that are called directly: the caller's loop drives the run, value by value.
+
+The run begins at the first `next`, is Running while it yields, and is over when the generator is
+exhausted, closed, or raises. When an attempt fails after it has yielded, a retry yields its
+values from the beginning again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from penstock.attempt import Outcome
+from penstock.context import CURRENT
+from penstock.engine import async_direct, direct, interrupts
+from penstock.engine.commands import Execute, Report
+from penstock.logging import run_logger
+from penstock.prints import captured
+from penstock.tracebacks import cut_own_frames
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator, Iterator
+
+    from penstock.engine.driver import Engine
+    from penstock.engine.lineage import Ledger
+    from penstock.runs import Run
+    from penstock.states import State
+
+__all__ = ["iterate", "iterate_async"]
+
+
+class Stream:
+    """What the sync and the async loop share: one attempt of a generator function."""
+
+    def __init__(self, run: Run, engine: Engine) -> None:
+        self.run = run
+        self.engine = engine
+        if run.is_flow_run:
+            direct.begin_flow_attempt(run)  # type: ignore[arg-type]
+        self.began = time.monotonic()
+        timeout = run.plan.timeout_seconds
+        self.deadline = None if not timeout else self.began + timeout
+        self.ledger: Ledger | None = run.flow_run.ledger if run.flow_run is not None else None
+        self.generator = run.plan.subject.fn(*run.args, **run.kwargs)
+
+    def left(self) -> float | None:
+        """How much of the time limit is left, in seconds."""
+        return None if self.deadline is None else max(1e-6, self.deadline - time.monotonic())
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Be in the run's context in the block, as far as the generator's own code goes."""
+        if self.ledger is not None:
+            self.ledger.note_end(self.run)
+        token = CURRENT.set(self.run)
+        try:
+            with captured(run_logger(self.run).info if self.run.plan.log_prints else None):
+                yield
+        finally:
+            CURRENT.reset(token)
+
+    def hand_out(self, value: Any) -> None:
+        """Remember what goes to the caller."""
+        if self.ledger is not None:
+            self.ledger.note_yield(value, self.run)
+
+    def returned(self, value: Any) -> Report:
+        """The generator is exhausted, or its caller wants no more."""
+        if self.ledger is not None:
+            self.ledger.note_end(self.run)
+        took = time.monotonic() - self.began
+        return Report(Outcome(0, "returned", value, duration_seconds=took), self._now())
+
+    def raised(self, error: BaseException, *, timed_out: bool = False) -> Report:
+        """The generator has raised."""
+        if self.ledger is not None:
+            self.ledger.note_end(self.run)
+        cut_own_frames(error)
+        took = time.monotonic() - self.began
+        outcome = Outcome(0, "raised", error=error, duration_seconds=took)
+        if not isinstance(error, Exception) and not timed_out:
+            self.run.interrupt = error
+        cancelled = isinstance(error, (KeyboardInterrupt, asyncio.CancelledError))
+        return Report(outcome, self._now(), timed_out, cancelled and not timed_out)
+
+    def _now(self) -> float:
+        return self.engine.clock.time()
+
+
+def iterate(run: Run) -> Generator[Any, Any, State[Any]]:
+    """Drive the run of a generator task, yielding what it yields; return its last state."""
+    engine: Engine = run.engine
+    life = run.life
+    assert life is not None
+    answer: Any = None
+    error: BaseException | None = None
+    try:
+        while True:
+            command = life.send(answer) if error is None else life.throw(error)
+            answer = error = None
+            try:
+                if type(command) is Execute:
+                    engine.enter(run, command.state)
+                    answer = yield from _execute(Stream(run, engine))
+                else:
+                    answer = direct.perform(run, engine, command)
+            except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
+                error = problem
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        direct.finish(run, engine)
+
+
+def _execute(stream: Stream) -> Generator[Any, Any, Report]:
+    generator = stream.generator
+    advance, given = generator.send, None
+    while True:
+        try:
+            with (
+                interrupts.deadline_here(stream.left(), stream.engine.loop.call_later),
+                stream.inside(),
+            ):
+                value = advance(given)
+        except StopIteration as end:
+            return stream.returned(end.value)
+        except interrupts.DeadlineReached as error:
+            generator.close()
+            return stream.raised(error, timed_out=True)
+        except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
+            return stream.raised(error)
+        stream.hand_out(value)
+        try:
+            given = yield value
+            advance = generator.send
+        except GeneratorExit:
+            with stream.inside():
+                generator.close()
+            return stream.returned(None)
+        except BaseException as error:  # noqa: BLE001  (thrown in by the caller: passed on)
+            given, advance = error, generator.throw
+
+
+async def iterate_async(run: Run) -> AsyncGenerator[Any, Any]:
+    """Drive the run of an async generator task, yielding what it yields."""
+    engine: Engine = run.engine
+    life = run.life
+    assert life is not None
+    answer: Any = None
+    error: BaseException | None = None
+    try:
+        while True:
+            command = life.send(answer) if error is None else life.throw(error)
+            answer = error = None
+            try:
+                if type(command) is not Execute:
+                    answer = await async_direct.perform(run, engine, command)
+                    continue
+                engine.enter(run, command.state)
+                stream = Stream(run, engine)
+                advance, given = stream.generator.asend, None
+                while answer is None:
+                    value, answer = await _next(stream, advance, given)
+                    if answer is not None:
+                        break
+                    stream.hand_out(value)
+                    try:
+                        given = yield value
+                        advance = stream.generator.asend
+                    except GeneratorExit:
+                        with stream.inside():
+                            await stream.generator.aclose()
+                        answer = stream.returned(None)
+                    except BaseException as problem:  # noqa: BLE001  (thrown in by the caller)
+                        given, advance = problem, stream.generator.athrow
+            except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
+                error = problem
+    except StopIteration:
+        return
+    finally:
+        direct.finish(run, engine)
+
+
+async def _next(stream: Stream, advance: Any, given: Any) -> tuple[Any, Report | None]:
+    """Return the generator's next value, or the report of its end."""
+    limit = None
+    try:
+        async with asyncio.timeout(stream.left()) as limit:
+            with stream.inside():
+                return await advance(given), None
+    except StopAsyncIteration:
+        return None, stream.returned(None)
+    except TimeoutError as error:
+        return None, stream.raised(error, timed_out=limit is not None and limit.expired())
+    except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
+        return None, stream.raised(error)

@@ -1,0 +1,232 @@
+"""The life of a task run: every decision between Pending and its end, and no action."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from penstock.attempt import Outcome, RemoteError
+from penstock.engine.commands import (
+    READY,
+    RESOLVE,
+    Call,
+    CancelRun,
+    Command,
+    Enter,
+    Execute,
+    Life,
+    Log,
+    Propose,
+    Report,
+    Sleep,
+)
+from penstock.exceptions import CrashedRun, RemoteTaskError, TaskRunTimeoutError, WorkerLost
+from penstock.states import State, StateType
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Generator
+
+    from penstock.runs import Run, TaskRun
+
+__all__ = ["task_run"]
+
+FAILED, CRASHED, CANCELLED = StateType.FAILED, StateType.CRASHED, StateType.CANCELLED
+RUNNING, SCHEDULED, COMPLETED = StateType.RUNNING, StateType.SCHEDULED, StateType.COMPLETED
+
+
+def task_run(run: TaskRun, rng: random.Random) -> Life:
+    """Live the life of a task run: each yield asks the driver for one thing.
+
+    Args:
+        run: read for what it is and where it stands; changed by the driver only.
+        rng: for the jitter of retry delays.
+
+    Returns:
+        The final state, as entered.
+    """
+    plan = run.plan
+    try:
+        if run.upstream:
+            blocked: State[Any] | None = yield RESOLVE
+            if blocked is not None:
+                return (yield from end(run, blocked))
+        if plan.run_name is not None:
+            try:
+                run.name = yield Call(plan.run_name, (run.parameters,))
+            except CancelRun:
+                raise
+            except Exception as error:  # noqa: BLE001  (the naming function is the user's)
+                return (yield from end(run, failure(error, "Task run")))
+        failures = crashes = 0
+        following = State(RUNNING, "Running")
+        while True:
+            state = yield from start(run, following)
+            if state.type is not RUNNING:
+                return state
+            report: Report = yield Execute(state)
+            concluded = conclusion(run, report)
+            state = (yield Propose(concluded)) if plan.handlers else concluded
+            if state.type is FAILED and not report.cancelled:
+                error = state.exception()
+                if failures < plan.retries.retries and (yield from may_retry(run, state)):
+                    failures += 1
+                    delay = plan.retries.delay_seconds(failures, rng)
+                    following = yield from retry(run, state, report.at, delay, failures)
+                    continue
+                yield Log(
+                    logging.ERROR,
+                    f"Task run failed with exception: {error!r} - "
+                    + (
+                        "Retries are exhausted"
+                        if plan.retries.retries
+                        else "No retries configured for this task."
+                    ),
+                    error,
+                )
+            elif state.type is CRASHED and crashes < plan.crash_retries and is_infrastructure(report):
+                crashes += 1
+                yield Log(
+                    logging.WARNING,
+                    f"Attempt {run.run_count} crashed: {state.message} - "
+                    f"Crash retry {crashes}/{plan.crash_retries} will start immediately",
+                )
+                yield Enter(provisional(state))
+                following = State(RUNNING, "Retrying")
+                continue
+            return (yield Enter(state))
+    except CancelRun as cancel:
+        return (yield Enter(State(CANCELLED, "Cancelled", str(cancel) or None)))
+
+
+def start(run: Run, following: State[Any]) -> Generator[Command, Any, State[Any]]:
+    """Return the RUNNING state of an attempt that may begin, not yet entered.
+
+    A handler may hold the attempt back, by a `Scheduled` state, or end the run instead; then the
+    state returned is the one entered.
+    """
+    while True:
+        yield READY
+        if not run.plan.handlers:
+            return following
+        state: State[Any] = yield Propose(following)
+        if state.type is RUNNING:
+            return state
+        state = yield Enter(state)
+        if state.type is not SCHEDULED:
+            return state
+        yield Sleep(max(0.0, (state.scheduled_at or 0.0) - state.at))
+
+
+def end(run: Run, state: State[Any]) -> Generator[Command, Any, State[Any]]:
+    """Enter a final state that no attempt has led to."""
+    if run.plan.handlers:
+        state = yield Propose(state)
+    return (yield Enter(state))
+
+
+def retry(
+    run: Run, state: State[Any], at: float, delay: float, count: int
+) -> Generator[Command, Any, State[Any]]:
+    """Wait for the next attempt, and return the state that it starts in."""
+    kind = "Flow" if run.is_flow_run else "Task"
+    when = f"{delay} second(s) from now" if delay else "immediately"
+    yield Log(
+        logging.INFO,
+        f"{kind} run failed with exception: {state.exception()!r} - "
+        f"Retry {count}/{run.plan.retries.retries} will start {when}",
+    )
+    yield Enter(provisional(state))
+    if delay:
+        waiting: State[Any] = State(SCHEDULED, "AwaitingRetry", scheduled_at=at + delay)
+        if run.plan.handlers:
+            waiting = yield Propose(waiting)
+        if waiting.type is not SCHEDULED:
+            return waiting
+        entered: State[Any] = yield Enter(waiting)
+        yield Sleep(max(0.0, (entered.scheduled_at or at) - at))
+    return State(RUNNING, "Retrying")
+
+
+def may_retry(run: Run, state: State[Any]) -> Generator[Command, Any, bool]:
+    """Ask the user's condition, where there is one. An error in it means no, and is logged."""
+    condition = run.plan.retry_condition
+    if condition is None:
+        return True
+    try:
+        return bool((yield Call(condition, (run.plan.subject, run, state))))
+    except CancelRun:
+        raise
+    except Exception as error:  # noqa: BLE001  (the condition is the user's)
+        yield Log(
+            logging.ERROR,
+            f"retry_condition_fn raised {error!r}: the task run will not be retried",
+            error,
+        )
+        return False
+
+
+def provisional(state: State[Any]) -> State[Any]:
+    """Return the failure of one attempt, to be followed by another."""
+    return State(state.type, state.name, state.message, state.data, provisional=True)
+
+
+def is_infrastructure(report: Report) -> bool:
+    """Whether the attempt was lost by no doing of the user's code."""
+    return report.outcome.kind == "lost"
+
+
+def conclusion(run: Run, report: Report) -> State[Any]:
+    """Return the state that the end of an attempt proposes."""
+    outcome = report.outcome
+    if report.timed_out:
+        limit = float(run.plan.timeout_seconds or 0.0)
+        text = f"Task run exceeded timeout of {limit} second(s)"
+        if outcome.reason:
+            text += f"; {outcome.reason}"
+        return State(FAILED, "TimedOut", text, TaskRunTimeoutError(text))
+    if report.cancelled:
+        return State(CANCELLED, "Cancelled", run.cancel_reason or outcome.reason or None)
+    if outcome.kind == "returned":
+        return returned(outcome.value)
+    if outcome.kind == "raised":
+        return failure(the_error(outcome), "Task run")
+    text = f"Attempt {run.run_count} of task run {run.name!r} was {outcome.kind}"
+    if outcome.worker:
+        text += f" on worker {outcome.worker}"
+    if outcome.reason:
+        text += f": {outcome.reason}"
+    return State(CRASHED, "Crashed", text, WorkerLost(text))
+
+
+def returned(value: Any) -> State[Any]:
+    """Return the state that a function's return value means; a `State` is taken at its word."""
+    if isinstance(value, State):
+        if value.is_final():
+            return value
+        text = f"the function returned the state {value}, which does not end a run"
+        return State(FAILED, "Failed", text)
+    return State(COMPLETED, "Completed", None, value)
+
+
+def failure(error: BaseException, kind: str) -> State[Any]:
+    """Return the state that an exception means.
+
+    `SystemExit` and the like are no failure of the work: they tell this process to end, which is
+    an outside cause.
+    """
+    if isinstance(error, Exception):
+        text = f"{kind} encountered an exception {type(error).__name__}: {error}"
+        return State(FAILED, "Failed", text, error)
+    text = f"{kind} was ended by {type(error).__name__}: {error}"
+    crash = CrashedRun(text)
+    crash.__cause__ = error
+    return State(CRASHED, "Crashed", text, crash)
+
+
+def the_error(outcome: Outcome) -> BaseException:
+    """Return the exception of a ``raised`` outcome, or what stands in for it."""
+    error = outcome.error
+    if isinstance(error, RemoteError):
+        return RemoteTaskError(f"{error.type_name}: {error.message}\n{error.traceback_text}")
+    return error if error is not None else RemoteTaskError("the attempt failed without an error")

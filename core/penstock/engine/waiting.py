@@ -1,0 +1,234 @@
+"""What the engine does for those who wait for a run: threads, event loops, callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from penstock.context import CURRENT
+from penstock.engine.loop import CountdownWaiter, Waiter
+from penstock.logging import run_logger
+from penstock.states import StateType
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator, Sequence
+
+    from penstock.engine.dispatch import Dispatcher
+    from penstock.engine.loop import Loop
+    from penstock.futures import PenstockFuture
+    from penstock.runs import FlowRun, Run
+
+__all__ = ["AsyncWaiter", "Waiting"]
+
+
+class AsyncWaiter:
+    """Wakes a coroutine when a watched run is over."""
+
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._future: asyncio.Future[None] = loop.create_future()
+
+    def finished(self, run: Run) -> None:
+        """The watched run is over; on any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody awaits any more
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait; false at the timeout."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._future
+        except TimeoutError:
+            return False
+        return True
+
+
+class _Next(Waiter):
+    """Collects runs in the order in which they end."""
+
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended: SimpleQueue[Run] = SimpleQueue()
+
+    def finished(self, run: Run) -> None:
+        self.ended.put(run)
+        self.notify()
+
+
+class Waiting:
+    """The waiting half of the engine; `Engine` has the other."""
+
+    loop: Loop
+    dispatcher: Dispatcher
+    _lock: threading.Lock
+
+    # --- who watches -------------------------------------------------------------------
+
+    def watch(self, run: Run, waiter: Any) -> None:
+        """Tell the waiter when the run is over; at once if it is."""
+        with self._lock:
+            if not run.state.is_final():
+                if run.waiters is None:
+                    run.waiters = []
+                run.waiters.append(waiter)
+                return
+        waiter.finished(run)
+
+    def unwatch(self, runs: Sequence[Run], waiter: Any) -> None:
+        """The waiter need not be told any more."""
+        with self._lock:
+            for run in runs:
+                if run.waiters is not None and waiter in run.waiters:
+                    run.waiters.remove(waiter)
+
+    def add_callback(
+        self, future: PenstockFuture[Any], fn: Callable[[PenstockFuture[Any]], object]
+    ) -> None:
+        """Call `fn(future)` on the driver when the run is over."""
+        run = future.run
+        with self._lock:
+            if not run.state.is_final():
+                if run.callbacks is None:
+                    run.callbacks = []
+                run.callbacks.append(fn)
+                return
+        self.loop.run_home(lambda: self.call_back(fn, future))
+
+    def call_back(self, callback: Callable[..., object], future: PenstockFuture[Any]) -> None:
+        """Call a done-callback. As in `concurrent.futures`, its error is logged, and that is all."""
+        try:
+            callback(future)
+        except Exception as error:  # noqa: BLE001
+            run_logger(future.run).error("A done-callback raised %r", error, exc_info=error)
+
+    # --- threads -----------------------------------------------------------------------
+
+    def wait_for_run(self, run: Run, timeout: float | None) -> bool:
+        """Wait until a run is over; false at the timeout."""
+        waiter = Waiter()
+        self.watch(run, waiter)
+        with self.lending(run):
+            ready = self.loop.wait(waiter, timeout)
+        if not ready:
+            self.unwatch([run], waiter)
+        return ready
+
+    def wait_for_runs(self, runs: Sequence[Run], timeout: float | None, return_when: str) -> None:
+        """Wait for several runs, as `futures.wait` says."""
+        waiter = CountdownWaiter(
+            1 if return_when == "FIRST_COMPLETED" else len(runs),
+            _ended_badly if return_when == "FIRST_EXCEPTION" else None,
+        )
+        for run in runs:
+            self.watch(run, waiter)
+        with self.lending(*runs):
+            self.loop.wait(waiter, timeout)
+        self.unwatch(runs, waiter)
+
+    def watch_all(self, runs: Sequence[Run]) -> Callable[[float | None], Run | None]:
+        """Return a function that waits for the next of the runs to end; None at a timeout."""
+        waiter = _Next()
+        for run in runs:
+            self.watch(run, waiter)
+
+        def following(timeout: float | None) -> Run | None:
+            if waiter.ended.empty():
+                waiter.ready = not waiter.ended.empty()
+                with self.lending(*runs):
+                    self.loop.wait(waiter, timeout)
+            return None if waiter.ended.empty() else waiter.ended.get()
+
+        return following
+
+    def sleep(self, seconds: float) -> None:
+        """Wait in the calling thread, driving if it may."""
+        self.loop.wait(Waiter(), seconds)
+
+    def wait_until_idle(self, run: FlowRun, timeout: float | None = None) -> bool:
+        """Wait until no run inside of a flow run is under way; false at the timeout."""
+        while run.active:
+            waiter = Waiter()
+            self._watch_idle(run, waiter)
+            if not self.loop.wait(waiter, timeout):
+                return not run.active
+        return True
+
+    def _watch_idle(self, run: FlowRun, waiter: Any) -> None:
+        def watch() -> None:
+            if run.active:
+                run.idle_waiters.append(waiter)
+            else:
+                waiter.finished(run)
+
+        self.loop.run_home(watch)
+
+    @contextlib.contextmanager
+    def lending(self, *wanted: Run) -> Iterator[None]:
+        """Lend the slot of the current task run, if it has one, while it waits for others."""
+        run = CURRENT.get()
+        if run is None or run.is_flow_run:
+            yield
+            return
+        run.waits_on = wanted
+        carrier = self._carrier(run)
+        if carrier is not None:
+            self.loop.post(lambda: self._blocked(carrier, True))
+        try:
+            yield
+        finally:
+            run.waits_on = ()
+            if carrier is not None:
+                self.loop.post(lambda: self._blocked(carrier, False))
+
+    def _carrier(self, run: Run | None) -> tuple[Run, int] | None:
+        """Return the run whose attempt holds a worker's slot around the current code."""
+        while run is not None:
+            if run.was_submitted and self.dispatcher.attempts.get(run.attempt_id) is run:
+                return run, run.attempt_id
+            run = run.parent
+        return None
+
+    def _blocked(self, carrier: tuple[Run, int], now: bool) -> None:
+        run, attempt_id = carrier
+        handle = run.plan.runner
+        if handle.capabilities.lends_slots:
+            handle.runner.blocked(attempt_id, now)
+            self.dispatcher.feed_again(handle)
+
+    # --- event loops -------------------------------------------------------------------
+
+    async def wait_async(self, run: Run, timeout: float | None = None) -> bool:
+        """Wait until a run is over without blocking the event loop; false at the timeout."""
+        waiter = AsyncWaiter(asyncio.get_running_loop())
+        self.watch(run, waiter)
+        self.loop.ensure_standby(urgent=True)
+        with self.lending(run):
+            try:
+                return await waiter.wait(timeout)
+            finally:
+                self.unwatch([run], waiter)
+
+    async def wait_until_idle_async(self, run: FlowRun, timeout: float | None = None) -> bool:
+        """As `wait_until_idle`, without blocking the event loop."""
+        while run.active:
+            waiter = AsyncWaiter(asyncio.get_running_loop())
+            self._watch_idle(run, waiter)
+            self.loop.ensure_standby(urgent=True)
+            if not await waiter.wait(timeout):
+                return not run.active
+        return True
+
+
+def _ended_badly(run: Run) -> bool:
+    return run.state.type is not StateType.COMPLETED

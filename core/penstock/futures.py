@@ -1,0 +1,364 @@
+"""Futures: what `.submit()` and `.map()` give back, one type for every runner."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
+
+from penstock.context import CURRENT
+from penstock.exceptions import CancelledRun, FutureCycleError
+from penstock.states import State, StateType
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    from penstock.runs import Run
+
+__all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
+    "DoneAndNotDone",
+    "PenstockFuture",
+    "PenstockFutureList",
+    "as_completed",
+    "wait",
+]
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+ALL_COMPLETED: Literal["ALL_COMPLETED"] = "ALL_COMPLETED"
+FIRST_COMPLETED: Literal["FIRST_COMPLETED"] = "FIRST_COMPLETED"
+FIRST_EXCEPTION: Literal["FIRST_EXCEPTION"] = "FIRST_EXCEPTION"
+ReturnWhen = Literal["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"]
+
+
+class PenstockFuture(Generic[R_co]):
+    """A run that is under way somewhere, and its result when it is over.
+
+    Waiting for it drives the engine, so hooks may run in the thread that waits. A future may be
+    passed to other tasks as an argument, also inside of lists, tuples, sets and dicts: the task
+    starts when the value is there. Dropping a future never stops or loses the run.
+    """
+
+    __slots__ = ("__weakref__", "run")
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    # --- what it is --------------------------------------------------------------------
+
+    @property
+    def task_run_id(self) -> uuid.UUID:
+        """The id of the run."""
+        return self.run.id
+
+    @property
+    def name(self) -> str:
+        """The name of the run."""
+        return self.run.name
+
+    @property
+    def state(self) -> State[R_co]:
+        """The current state, without waiting. Asking after the end counts as having looked."""
+        state = self.run.state
+        if state.is_final():
+            self.run.mark_seen()
+        return state
+
+    def done(self) -> bool:
+        """Whether the run is over."""
+        return self.run.state.is_final()
+
+    def is_scheduled(self) -> bool:
+        """As `State.is_scheduled`, of the current state."""
+        return self.state.is_scheduled()
+
+    def is_pending(self) -> bool:
+        """As `State.is_pending`, of the current state."""
+        return self.state.is_pending()
+
+    def is_running(self) -> bool:
+        """As `State.is_running`, of the current state."""
+        return self.state.is_running()
+
+    def is_completed(self) -> bool:
+        """As `State.is_completed`, of the current state; does not wait."""
+        return self.state.is_completed()
+
+    def is_failed(self) -> bool:
+        """As `State.is_failed`, of the current state; does not wait."""
+        return self.state.is_failed()
+
+    def is_crashed(self) -> bool:
+        """As `State.is_crashed`, of the current state."""
+        return self.state.is_crashed()
+
+    def is_cancelled(self) -> bool:
+        """As `State.is_cancelled`, of the current state."""
+        return self.state.is_cancelled()
+
+    def is_cancelling(self) -> bool:
+        """As `State.is_cancelling`, of the current state."""
+        return self.state.is_cancelling()
+
+    def is_paused(self) -> bool:
+        """As `State.is_paused`, of the current state."""
+        return self.state.is_paused()
+
+    def is_final(self) -> bool:
+        """As `State.is_final`, of the current state."""
+        return self.state.is_final()
+
+    def is_retrying(self) -> bool:
+        """As `State.is_retrying`, of the current state."""
+        return self.state.is_retrying()
+
+    # --- waiting -----------------------------------------------------------------------
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the run is over, at most `timeout` seconds. Raises nothing for a failure.
+
+        Raises:
+            FutureCycleError: the run that asks is one that this future waits for.
+        """
+        run = self.run
+        if not run.state.is_final():
+            _check_cycle([run])
+            run.engine.wait_for_run(run, timeout)
+
+    @overload
+    def result(
+        self, timeout: float | None = None, raise_on_failure: Literal[True] = True
+    ) -> R_co: ...
+    @overload
+    def result(
+        self, timeout: float | None = None, *, raise_on_failure: bool
+    ) -> R_co | BaseException: ...
+    @overload
+    def result(self, timeout: float | None, raise_on_failure: bool) -> R_co | BaseException: ...
+    def result(
+        self, timeout: float | None = None, raise_on_failure: bool = True
+    ) -> R_co | BaseException:
+        """Wait for the run and return its value, or raise its failure.
+
+        Args:
+            timeout: seconds to wait; None waits for ever.
+            raise_on_failure: when false, the exception is returned instead of raised.
+
+        Raises:
+            TimeoutError: the run was not over in time; it goes on.
+            CancelledRun: the run was cancelled.
+            UpstreamTaskError: an input of the run failed; the cause is chained.
+            BaseException: whatever the task raised, untouched.
+        """
+        run = self.run
+        if not run.state.is_final():
+            self.wait(timeout)
+            if not run.state.is_final():
+                raise TimeoutError(
+                    f"{run.name!r} is not over after {timeout} s (state {run.state}); it goes on"
+                )
+        run.mark_seen()
+        state = run.state
+        if state.type is StateType.COMPLETED:
+            return state.data  # type: ignore[no-any-return]  # R by construction
+        error = state.exception()
+        assert error is not None
+        if raise_on_failure:
+            raise error
+        return error
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the run and return its failure, or None if it ended well.
+
+        Raises:
+            TimeoutError: the run was not over in time.
+            CancelledRun: the run was cancelled.
+        """
+        value = self.result(timeout, raise_on_failure=False)
+        if self.run.state.type is StateType.COMPLETED:
+            return None
+        if isinstance(value, CancelledRun):
+            raise value
+        return value  # type: ignore[return-value]  # the exception: raise_on_failure is false
+
+    def __await__(self) -> Generator[Any, None, R_co]:
+        """Wait without blocking the event loop; gives the value or raises the failure."""
+        if not self.run.state.is_final():
+            _check_cycle([self.run])
+            yield from self.run.engine.wait_async(self.run).__await__()
+        return self.result()
+
+    # --- doing -------------------------------------------------------------------------
+
+    def cancel(self, kill: bool = False) -> bool:
+        """Ask the run to end as `Cancelled`.
+
+        What has not begun never will. What runs becomes `Cancelling`, and `Cancelled` when it
+        ends; with `kill` it is stopped, as far as its task runner can.
+
+        Returns:
+            Whether there was anything to cancel: false for a run that was over.
+        """
+        run = self.run
+        return bool(run.engine.cancel([run], "cancelled by request", kill=kill))
+
+    def add_done_callback(self, fn: Callable[[PenstockFuture[R_co]], object]) -> None:
+        """Call `fn(future)` when the run is over, on the driver; at once if it is.
+
+        What the callback raises is logged, and harms nobody.
+        """
+        self.run.engine.add_callback(self, fn)
+
+    def __repr__(self) -> str:
+        return f"<PenstockFuture {self.run.name!r} {self.run.state}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"future {self.run.name!r} cannot leave this process; pass it to a task as an "
+            "argument of its own, or inside of a list, tuple, set or dict"
+        )
+
+
+class PenstockFutureList(list[PenstockFuture[R]], Generic[R]):
+    """What `.map()` gives: a list of futures that can be waited for as a whole."""
+
+    __slots__ = ()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until all runs are over, at most `timeout` seconds."""
+        wait(self, timeout)
+
+    @overload
+    def result(
+        self, timeout: float | None = None, raise_on_failure: Literal[True] = True
+    ) -> list[R]: ...
+    @overload
+    def result(
+        self, timeout: float | None = None, *, raise_on_failure: bool
+    ) -> list[R | BaseException]: ...
+    def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
+        """Wait for all runs and return their values in order.
+
+        Raises:
+            TimeoutError: not all were over in time.
+            BaseException: the failure of the first, in order, that failed.
+        """
+        futures = list(self)
+        _, not_done = wait(futures, timeout)
+        if not_done:
+            raise TimeoutError(f"{len(not_done)} of {len(futures)} runs are not over: {timeout} s")
+        if raise_on_failure:
+            return [future.result() for future in futures]
+        return [future.result(raise_on_failure=False) for future in futures]
+
+    def cancel(self, kill: bool = False) -> bool:
+        """Cancel all runs that are not over; see `PenstockFuture.cancel`."""
+        runs = [future.run for future in self]
+        if not runs:
+            return False
+        return bool(runs[0].engine.cancel(runs, "cancelled by request", kill=kill))
+
+
+class DoneAndNotDone(NamedTuple):
+    """Futures by whether their runs are over, as `concurrent.futures.wait` gives them."""
+
+    done: set[PenstockFuture[Any]]
+    not_done: set[PenstockFuture[Any]]
+
+
+def wait(
+    futures: Iterable[PenstockFuture[Any]],
+    timeout: float | None = None,
+    return_when: ReturnWhen = ALL_COMPLETED,
+) -> DoneAndNotDone:
+    """Wait for several runs, as `concurrent.futures.wait` does.
+
+    Args:
+        futures: those to wait for.
+        timeout: seconds; None waits for ever.
+        return_when: ``ALL_COMPLETED``, ``FIRST_COMPLETED``, or ``FIRST_EXCEPTION``: as soon as
+            one ends without a value, or all are over.
+    """
+    if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
+        raise ValueError(
+            f"return_when is one of ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, "
+            f"not {return_when!r}"
+        )
+    wanted = list(futures)
+    open_runs = list({future.run: None for future in wanted if not future.done()})
+    is_enough = (
+        not open_runs
+        or (return_when == FIRST_COMPLETED and len(open_runs) < len({f.run for f in wanted}))
+        or (return_when == FIRST_EXCEPTION and any(map(_ended_badly, wanted)))
+    )
+    if not is_enough:
+        _check_cycle(open_runs)
+        open_runs[0].engine.wait_for_runs(open_runs, timeout, return_when)
+    done = {future for future in wanted if future.done()}
+    return DoneAndNotDone(done, set(wanted) - done)
+
+
+def _ended_badly(future: PenstockFuture[Any]) -> bool:
+    return future.done() and future.run.state.type is not StateType.COMPLETED
+
+
+def as_completed(
+    futures: Iterable[PenstockFuture[R]], timeout: float | None = None
+) -> Iterator[PenstockFuture[R]]:
+    """Yield futures as their runs end, the first to end first.
+
+    Raises:
+        TimeoutError: not all were over `timeout` seconds after the call.
+    """
+    waiting: dict[Run, list[PenstockFuture[R]]] = {}
+    for future in futures:
+        waiting.setdefault(future.run, []).append(future)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    return _as_completed(waiting, timeout, deadline)
+
+
+def _as_completed(
+    waiting: dict[Run, list[PenstockFuture[R]]], timeout: float | None, deadline: float | None
+) -> Iterator[PenstockFuture[R]]:
+    total = len(waiting)
+    over = sorted(
+        (run for run in waiting if run.state.is_final()), key=lambda run: run.state.at
+    )
+    for run in over:
+        yield from waiting.pop(run)
+    if not waiting:
+        return
+    _check_cycle(list(waiting))
+    engine = next(iter(waiting)).engine
+    stream = engine.watch_all(list(waiting))
+    while waiting:
+        left = None if deadline is None else deadline - time.monotonic()
+        run = stream(left)
+        if run is None:
+            raise TimeoutError(f"{len(waiting)} of {total} runs are not over after {timeout} s")
+        yield from waiting.pop(run)
+
+
+def _check_cycle(wanted: list[Run]) -> None:
+    """Refuse to make the current run wait for itself."""
+    asking = CURRENT.get()
+    if asking is None or asking.is_flow_run:
+        return
+    stack, seen = list(wanted), set[int]()
+    while stack:
+        run = stack.pop()
+        if run is asking:
+            raise FutureCycleError(
+                f"{asking.name!r} would wait for itself: it asked for the result of "
+                f"{wanted[0].name!r}, which cannot end before {asking.name!r} does"
+            )
+        if id(run) in seen or run.state.is_final():
+            continue
+        seen.add(id(run))
+        stack.extend(run.upstream)
+        if run.waits_on:
+            stack.extend(run.waits_on)

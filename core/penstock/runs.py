@@ -1,0 +1,384 @@
+"""The record of a run: what is asked for, where it stands, and who waits for it.
+
+A run is made on the driver and stays there. `TaskRun` and `FlowRun` hold facts; what happens to
+them is decided by `engine.task_run` and `engine.flow_run`, and carried out by the drivers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import uuid
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from penstock.states import Pending, State, StateType
+
+if TYPE_CHECKING:
+    import contextvars
+    from collections.abc import Callable, Generator, Mapping, Sequence
+
+    from penstock.futures import PenstockFuture
+    from penstock.engine.lineage import Ledger
+    from penstock.retries import RetryPolicy
+
+__all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun"]
+
+_NO_ARGUMENTS: Mapping[str, Any] = {}
+
+
+class Waiter(Protocol):
+    """Told once about each run it watches, on the thread that ended it; must not block."""
+
+    def finished(self, run: Run) -> None:
+        """A watched run has reached a final state."""
+        ...
+
+
+class EngineOfRun(Protocol):
+    """What a run's owner, the engine, does for those who hold the run."""
+
+    def wait_for(self, waiter: Any, timeout_seconds: float | None) -> bool:
+        """Drive, or wait, until the waiter is satisfied; false at the timeout."""
+        ...
+
+    def watch(self, run: Run, waiter: Waiter) -> None:
+        """Tell the waiter when the run ends; at once if it has."""
+        ...
+
+    def cancel(self, runs: Sequence[Run], reason: str, *, kill: bool) -> bool:
+        """Ask runs to end; true if any of them was not over."""
+        ...
+
+    def add_callback(self, run: Run, callback: Callable[[PenstockFuture[Any]], object]) -> None:
+        """Call back, on the driver, when the run ends."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """All options of a task or flow, settled for the runs of one flow run.
+
+    Options come from the decorator, the flow around it, and the settings; they are read once per
+    flow run, not once per task run.
+    """
+
+    subject: Any
+    """The `Task` or `Flow`."""
+    name: str
+    tags: frozenset[str]
+    retries: RetryPolicy
+    crash_retries: int
+    timeout_seconds: float | None
+    log_prints: bool
+    hooks: Mapping[StateType, Sequence[Callable[..., Any]]]
+    """A live view: hooks added by decorator later count from then on."""
+    handlers: Sequence[Callable[..., Any]]
+    run_name: Callable[[Mapping[str, Any]], str] | None
+    retry_condition: Callable[..., Any] | None
+    is_async: bool
+    is_generator: bool
+    runner: Any = None
+    """The dispatcher's handle of the runner that submitted runs go to."""
+    limited_tags: tuple[str, ...] = ()
+
+
+class MapGroup:
+    """The runs of one `.map()`, where the failure of one may end the others."""
+
+    __slots__ = ("failed_index", "on_error", "runs")
+
+    def __init__(self, on_error: str) -> None:
+        self.on_error = on_error
+        self.runs: list[TaskRun] = []
+        self.failed_index: int | None = None
+
+
+class Run:
+    """What task runs and flow runs share.
+
+    Attributes:
+        state: the current state.
+        states: every state so far, the current one last.
+        run_count: how many attempts have begun.
+        parent: the run whose code made this one, or None.
+        flow_run: the flow run it belongs to, or None.
+        starting: the state to enter when the attempt at hand begins.
+        hook_errors: how many of its hooks raised.
+        interrupt: what ended a direct call from outside (Ctrl-C, `SystemExit`, a cancelled
+            asyncio task): raised on to the caller as it is.
+        seen: somebody has looked at how it ended (`spec` D3: a failure nobody saw fails the flow).
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_id",
+        "_name",
+        "args",
+        "attempt_id",
+        "callbacks",
+        "cancel_reason",
+        "cancel_requested",
+        "context",
+        "dependents",
+        "depth",
+        "engine",
+        "flow_run",
+        "hook_errors",
+        "interrupt",
+        "kwargs",
+        "left",
+        "life",
+        "parent",
+        "plan",
+        "priority",
+        "run_count",
+        "seen",
+        "starting",
+        "state",
+        "states",
+        "upstream",
+        "waiters",
+        "waits_on",
+        "was_submitted",
+    )
+
+    is_flow_run: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        plan: Plan,
+        engine: Any,
+        flow_run: FlowRun | None,
+        parent: Run | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        now: float,
+    ) -> None:
+        self.plan = plan
+        self.engine = engine
+        self.flow_run = flow_run
+        self.parent = parent
+        self.args = args
+        self.kwargs = kwargs
+        first: State[Any] = State(StateType.PENDING, "Pending", None, None, now)
+        self.state: State[Any] = first
+        self.states = [first]
+        self.run_count = 0
+        self.seen = False
+        self.was_submitted = False
+        self.left = -1  # until the driver has looked at it
+        self.attempt_id = 0
+        self.depth = 0
+        self.priority = 0
+        self.hook_errors = 0
+        self.interrupt: BaseException | None = None
+        self.starting: State[Any] | None = None
+        self.upstream: Sequence[Run] = ()
+        self.dependents: list[TaskRun | FlowRun] | None = None
+        self.waiters: list[Waiter] | None = None
+        self.callbacks: list[Callable[..., object]] | None = None
+        self.waits_on: Sequence[Run] = ()
+        self.cancel_requested = False
+        self.cancel_reason: str | None = None
+        self.context: contextvars.Context | None = None
+        self.life: Generator[Any, Any, State[Any]] | None = None
+        self._id: uuid.UUID | None = None
+        self._name: str | None = None
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The run's id, made when first asked for."""
+        if self._id is None:
+            self._id = uuid.uuid4()
+        return self._id
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self._name or self._default_name()
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = name
+
+    def _default_name(self) -> str:
+        return self.plan.name
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """The tags of the decorator and of the `tags()` blocks around the call."""
+        return self.plan.tags
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The arguments by name, defaults included. Empty once the run is over."""
+        if self.args is _FORGOTTEN:
+            return {}
+        bound: dict[str, Any] = self.plan.subject.bind(self.args, self.kwargs)
+        return bound
+
+    @property
+    def start_time(self) -> datetime.datetime | None:
+        """When the first attempt began (UTC)."""
+        return self._time_of(lambda state: state.is_running())
+
+    @property
+    def end_time(self) -> datetime.datetime | None:
+        """When the run ended (UTC)."""
+        return self._time_of(lambda state: state.is_final())
+
+    def _time_of(self, is_it: Callable[[State[Any]], bool]) -> datetime.datetime | None:
+        return next((state.timestamp for state in self.states if is_it(state)), None)
+
+    def forget_inputs(self) -> None:
+        """Let go of what only a run that is not over needs."""
+        self.args = _FORGOTTEN
+        self.kwargs = _NO_ARGUMENTS
+        self.context = None
+        self.life = None
+
+    def mark_seen(self) -> None:
+        """Note that somebody looked at how this run ended, and so at what made it fail."""
+        if self.seen:
+            return
+        self.seen = True
+        if self.state.name == "UpstreamFailed":
+            for run in self.upstream:
+                run.mark_seen()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} {self.state}>"
+
+
+_FORGOTTEN: tuple[Any, ...] = ("the inputs of a run that is over",)
+
+
+class TaskRun(Run):
+    """One run of a task, with all its attempts."""
+
+    __slots__ = (
+        "group",
+        "map_index",
+        "number",
+        "task_inputs",
+    )
+
+    def __init__(
+        self,
+        plan: Plan,
+        engine: Any,
+        flow_run: FlowRun | None,
+        parent: Run | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        now: float,
+        number: int,
+    ) -> None:
+        super().__init__(plan, engine, flow_run, parent, args, kwargs, now)
+        self.number = number
+        self.group: MapGroup | None = None
+        self.map_index: int | None = None
+        self.task_inputs: Mapping[str, Sequence[Run]] = {}
+
+    @property
+    def task(self) -> Any:
+        """The `Task` this is a run of."""
+        return self.plan.subject
+
+    @property
+    def task_name(self) -> str:
+        """The task's name."""
+        return self.plan.name
+
+    @property
+    def upstream_states(self) -> dict[str, list[State[Any]]]:
+        """The states of the runs that gave each parameter (and ``wait_for``)."""
+        return {
+            parameter: [run.state for run in runs] for parameter, runs in self.task_inputs.items()
+        }
+
+    def _default_name(self) -> str:
+        return self.plan.name if self.number < 0 else f"{self.plan.name}-{self.number}"
+
+
+@dataclasses.dataclass(slots=True)
+class Tally:
+    """How the runs inside of one attempt of a flow ended."""
+
+    begun: int = 0
+    unseen: list[Run] = dataclasses.field(default_factory=list)
+    """Failures that nobody had looked at when they ended; some may have been seen since."""
+
+    def unseen_failures(self) -> list[Run]:
+        """The failures that nobody has looked at to this day."""
+        return [run for run in self.unseen if not run.seen]
+
+
+class FlowRun(Run):
+    """One run of a flow, with all its attempts.
+
+    Attributes:
+        active: the submitted runs inside of it that are not over; holding them here is what
+            keeps a run alive whose future was dropped.
+        is_ending: its runs have been told to stop; nobody waits for them for long.
+        tally: how the runs of the current attempt ended.
+    """
+
+    __slots__ = (
+        "active",
+        "counters",
+        "creation_level",
+        "idle_waiters",
+        "is_ending",
+        "ledger",
+        "logs_creation",
+        "plans",
+        "runner_reason",
+        "streams",
+        "tally",
+        "task_runner",
+    )
+
+    is_flow_run: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        plan: Plan,
+        engine: Any,
+        flow_run: FlowRun | None,
+        parent: Run | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        now: float,
+        name: str,
+    ) -> None:
+        super().__init__(plan, engine, flow_run, parent, args, kwargs, now)
+        self._name = name
+        self.active: set[Run] = set()
+        self.idle_waiters: list[Waiter] = []
+        self.counters: dict[str, itertools.count[int]] = {}
+        self.creation_level = 0
+        self.logs_creation = False
+        self.plans: dict[Any, Plan] = {}
+        self.tally = Tally()
+        self.streams: list[Any] = []
+        self.ledger: Ledger | None = None
+        self.is_ending = False
+        self.task_runner: Any = None
+        self.runner_reason = ""
+
+    @property
+    def flow(self) -> Any:
+        """The `Flow` this is a run of."""
+        return self.plan.subject
+
+    @property
+    def flow_name(self) -> str:
+        """The flow's name."""
+        return self.plan.name
+
+    @property
+    def root(self) -> FlowRun:
+        """The outermost flow run around this one."""
+        return self if self.flow_run is None else self.flow_run.root

@@ -1,0 +1,41 @@
+"""Penstock: tasks and flows that run on threads, processes or a Dask cluster, with no server.
+
+Importing it opens no file, socket, thread or database.
+"""
+
+from penstock.annotations import allow_failure, opaque, quote, unmapped
+from penstock.context import tags
+from penstock.flows import Flow, flow
+from penstock.futures import PenstockFuture, PenstockFutureList, as_completed, wait
+from penstock.logging import get_run_logger
+from penstock.pausing import pause_flow_run, resume_flow_run, suspend_flow_run
+from penstock.states import State
+from penstock.tasks import Task, task
+from penstock.unsupported import deploy, get_client, serve
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Flow",
+    "PenstockFuture",
+    "PenstockFutureList",
+    "State",
+    "Task",
+    "__version__",
+    "allow_failure",
+    "as_completed",
+    "deploy",
+    "flow",
+    "get_client",
+    "get_run_logger",
+    "opaque",
+    "pause_flow_run",
+    "quote",
+    "resume_flow_run",
+    "serve",
+    "suspend_flow_run",
+    "tags",
+    "task",
+    "unmapped",
+    "wait",
+]

@@ -1,0 +1,381 @@
+"""Flows: functions that call tasks, and the run around all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import dataclasses
+import datetime
+import functools
+import inspect
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from penstock import names, settings
+from penstock.context import CURRENT, TAGS, require_flow_run
+from penstock.definitions import Definition
+from penstock.engine import interrupts
+from penstock.engine.arguments import look_through, put_values
+from penstock.engine.async_direct import drive_async
+from penstock.engine.direct import drive
+from penstock.engine.driver import Engine
+from penstock.engine.flow_run import flow_run as flow_life
+from penstock.engine.lineage import Ledger
+from penstock.engine.streams import iterate, iterate_async
+from penstock.exceptions import DefinitionError, NotSupportedError
+from penstock.futures import PenstockFuture
+from penstock.hooks import adapt_retry_condition
+from penstock.logging import configure, level_number, run_logger
+from penstock.options import FlowOptions, checked_tags, checked_timeout
+from penstock.parameters import ParameterCheck
+from penstock.retries import RetryPolicy
+from penstock.runner_choice import carrier_for, choose, describe
+from penstock.runs import FlowRun, Plan
+from penstock.states import State, StateType
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from penstock.runs import Run
+
+__all__ = ["Flow", "flow"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_engine_log = logging.getLogger("penstock.engine")
+_flow_log = logging.getLogger("penstock.flow_runs")
+
+
+class Flow(Definition[P, R]):
+    """A function that calls tasks, under one run with a final state.
+
+    Make one with the decorator `flow`. The flow waits for everything that it submitted. If it
+    returns nothing, its final state is made up from the runs inside; a failure that nobody looked
+    at fails it.
+    """
+
+    kind: ClassVar[Literal["task", "flow"]] = "flow"
+    _option_names = FlowOptions
+
+    def __init__(self, fn: Callable[P, R], **options: Unpack[FlowOptions]) -> None:
+        self._runner_by_call: Any = None
+        self._start_at: float | None = None
+        super().__init__(fn, options)
+
+    # --- definition --------------------------------------------------------------------
+
+    def _settle_names(self) -> None:
+        given = self.options.get("name")
+        self.name: str = (
+            names.flow_name_of(self.fn) if given is None else names.check_name(given, "flow")
+        )
+        self.description: str | None = self.options.get("description") or inspect.getdoc(self.fn)
+
+    def _check_options(self) -> None:
+        owner, get = f"flow {self.name!r}", self.options.get
+        self.tags = checked_tags(get("tags"), owner)
+        self.timeout_seconds = checked_timeout(get("timeout_seconds"), owner)
+        self._retry_policy(settings.Settings())  # an impossible option is refused here
+        limits = get("tag_limits") or {}
+        for tag, limit in limits.items():
+            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+                raise DefinitionError(
+                    f"{owner}: the limit of tag {tag!r} is a whole number >= 1, not {limit!r}"
+                )
+        template = get("flow_run_name")
+        self._run_name = (
+            None
+            if template is None
+            else names.compile_run_name(
+                template,
+                list(self.signature.parameters),
+                any(p.kind is p.VAR_KEYWORD for p in self.signature.parameters.values()),
+                owner,
+            )
+        )
+        checks = get("validate_parameters")
+        self._check = ParameterCheck(self.fn, self.signature, self.name)
+        self._checks_parameters = checks is None or bool(checks)
+
+    def _retry_policy(self, defaults: settings.Settings) -> RetryPolicy:
+        get = self.options.get
+        retries, delay = get("retries"), get("retry_delay_seconds")
+        return RetryPolicy.of(
+            defaults.flows_default_retries if retries is None else retries,
+            list(defaults.flows_default_retry_delay_seconds) if delay is None else delay,
+            get("retry_jitter_factor"),
+            None,
+            f"flow {self.name!r}",
+        )
+
+    def plan(
+        self, defaults: settings.Settings, parent: FlowRun | None, tags: frozenset[str]
+    ) -> Plan:
+        """Settle all options for one run."""
+        log_prints = self.options.get("log_prints")
+        if log_prints is None:
+            log_prints = (
+                parent.plan.log_prints if parent is not None else defaults.logging_log_prints
+            )
+        return Plan(
+            subject=self,
+            name=self.name,
+            tags=self.tags | tags | (parent.tags if parent is not None else frozenset()),
+            retries=self._retry_policy(defaults),
+            crash_retries=0,
+            timeout_seconds=self.timeout_seconds,
+            log_prints=log_prints,
+            hooks=self._hooks,
+            handlers=self._handlers,
+            run_name=self._run_name,
+            retry_condition=None,
+            is_async=self.is_async,
+            is_generator=self.is_generator,
+        )
+
+    def validate_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Check and coerce parameters by the function's annotations, and return them.
+
+        Raises:
+            ParameterTypeError: a parameter does not fit.
+        """
+        return self._check.checked(parameters)
+
+    # --- calls -------------------------------------------------------------------------
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(
+        self: Flow[Any, Coroutine[Any, Any, T]],
+        *args: Any,
+        return_state: Literal[True],
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, State[T]]: ...
+    @overload
+    def __call__(
+        self, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
+    ) -> State[R]: ...
+    @overload
+    def __call__(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> R: ...
+    def __call__(
+        self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
+        """Run the flow here and now, and return what its function returns.
+
+        Futures that the function returns are replaced by their values.
+
+        Args:
+            *args: for the function.
+            return_state: return the final state instead, and raise nothing for a failure.
+            wait_for: futures that must be over first.
+            **kwargs: for the function.
+
+        Raises:
+            TypeError: the function cannot be called like this; no run has begun.
+            UnobservedFailureError: runs inside failed, and nobody looked at them.
+            BaseException: whatever the function raised in its last attempt, untouched.
+        """
+        run = self._new_run(args, kwargs, wait_for)
+        run.seen = True
+        if self.is_generator:
+            return iterate_async(run) if self.is_async else _yielding(run)
+        if self.is_async:
+            return _awaited(run, return_state=return_state)
+        engine: Engine = run.engine
+        if run.parent is not None:
+            state = drive(run)
+            return state if return_state else outcome_of(run, state)
+        try:
+            with interrupts.catching_ctrl_c(engine.loop.nudge):
+                state = drive(run)
+        finally:
+            engine.close()
+        return state if return_state else outcome_of(run, state)
+
+    @overload
+    def submit(
+        self: Flow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> PenstockFuture[T]: ...
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> PenstockFuture[R]: ...
+    @overload
+    def submit(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> PenstockFuture[R]: ...
+    def submit(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> Any:
+        """Run the flow inside of the current one, beside it, and return a future at once.
+
+        The sub-flow's own body runs in a thread of the parent's task runner.
+
+        Raises:
+            MissingContextError: there is no flow run around the call.
+        """
+        require_flow_run("flow.submit()")
+        run = self._new_run(args, kwargs, wait_for, is_submitted=True)
+        run.context = contextvars.copy_context()
+        run.engine.submit(run)
+        return PenstockFuture(run)
+
+    def _new_run(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        wait_for: Any,
+        *,
+        is_submitted: bool = False,
+    ) -> FlowRun:
+        parameters = self._binder(*args, **kwargs)
+        parent = CURRENT.get()
+        now = settings.current()
+        around = cast(
+            "FlowRun | None",
+            parent if parent is None or parent.is_flow_run else parent.flow_run,
+        )
+        limits = self.options.get("tag_limits")
+        if parent is None:
+            configure(now)
+            engine = Engine(now, tag_limits={**now.tag_limits, **(limits or {})})
+        else:
+            engine = parent.engine
+        seen = look_through(parameters, around, wait_for)
+        if seen is None and self._checks_parameters:
+            args, kwargs = self._check.arguments(args, kwargs, parameters)
+        plan = self.plan(now, around, TAGS.get())
+        run = FlowRun(plan, engine, around, parent, args, kwargs, time.time(), names.slug())
+        if seen is not None:
+            run.upstream, _, has_marks = seen
+            if has_marks and not run.upstream:
+                run.args = tuple(put_values(value) for value in args)
+                run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
+        run.ledger = Ledger()
+        level = level_number(now.logging_task_created_level)
+        run.creation_level = level
+        run.logs_creation = _flow_log.isEnabledFor(level)
+        choice = choose(self.name, self.options.get("task_runner"), self._runner_by_call)
+        if around is not None and choice.reason == "the default":
+            run.task_runner, run.runner_reason = around.task_runner, "that of the flow around it"
+        else:
+            run.task_runner, run.runner_reason = choice
+        if is_submitted:
+            run.plan = dataclasses.replace(plan, runner=carrier_for(around, engine))
+        engine.count_in(run)
+        run.life = flow_life(run, engine.rng, now.flows_unobserved_failures, self._start_at)
+        _engine_log.info("Created flow run %r for flow %r", run.name, self.name)
+        if _flow_log.isEnabledFor(logging.DEBUG):
+            run_logger(run).debug(
+                "Task runner %s: %s", describe(run.task_runner), run.runner_reason
+            )
+        return run
+
+    def carried(self, run: Run) -> Callable[..., Any]:
+        """Return what a thread calls to carry a submitted sub-flow: its whole life."""
+
+        def carry(*_: Any, **__: Any) -> None:
+            if self.is_async:
+                asyncio.run(_awaited(run, return_state=True))
+            else:
+                drive(run)
+
+        return carry
+
+    # --- other forms -------------------------------------------------------------------
+
+    def with_options(self, **options: Unpack[FlowOptions]) -> Self:
+        """Return a copy of the flow with some options changed; None clears one.
+
+        A task runner given here goes before any configuration.
+        """
+        changed = self._changed(options)
+        runner = options.get("task_runner")
+        changed._runner_by_call = runner if "task_runner" in options else self._runner_by_call
+        changed._start_at = self._start_at
+        return changed
+
+    def starting_at(self, when: datetime.datetime) -> Self:
+        """Return a copy whose runs wait, in state `Scheduled`, until the given time.
+
+        Args:
+            when: a time without a zone is local time; one that has passed starts at once.
+        """
+        changed = self.with_options()
+        changed._start_at = when.timestamp()
+        return changed
+
+    def serve(self, *_: Any, **__: Any) -> Any:
+        """Not available: needs a server. Raises `NotSupportedError`."""
+        raise NotSupportedError(
+            "flow.serve() needs a server, and Penstock has none; call the flow, or start "
+            "`penstock run` from cron or a systemd timer"
+        )
+
+    def deploy(self, *_: Any, **__: Any) -> Any:
+        """Not available: needs a server. Raises `NotSupportedError`."""
+        raise NotSupportedError(
+            "flow.deploy() needs a server, and Penstock has none; run `penstock run FILE:FLOW` "
+            "on the machine that should do the work"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.name!r}>"
+
+
+def outcome_of(run: FlowRun, state: State[Any]) -> Any:
+    """Return the value of a flow run that was called directly, or raise why there is none."""
+    if run.interrupt is not None:
+        raise run.interrupt
+    if state.type is StateType.COMPLETED:
+        return state.data
+    error = state.exception()
+    assert error is not None
+    raise error
+
+
+def _yielding(run: FlowRun) -> Generator[Any, Any, Any]:
+    try:
+        state = yield from iterate(run)
+    finally:
+        if run.parent is None:
+            run.engine.close()
+    return outcome_of(run, state)
+
+
+async def _awaited(run: FlowRun, *, return_state: bool) -> Any:
+    try:
+        state = await drive_async(run)
+    finally:
+        if run.parent is None:
+            run.engine.close()
+    return state if return_state else outcome_of(run, state)
+
+
+@overload
+def flow(fn: Callable[P, R], /, **options: Unpack[FlowOptions]) -> Flow[P, R]: ...
+@overload
+def flow(
+    fn: None = None, /, **options: Unpack[FlowOptions]
+) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+def flow(fn: Any = None, /, **options: Any) -> Any:
+    """Make a flow of a function. Works bare, called, and with options; see `FlowOptions`.
+
+    Example:
+        >>> @flow(task_runner="thread:8", log_prints=True)
+        ... def nightly(day: str) -> None: ...
+    """
+    if fn is None:
+        return functools.partial(Flow, **options)
+    return Flow(fn, **options)

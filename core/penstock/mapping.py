@@ -1,0 +1,328 @@
+"""`.map()`: one run for each item, over lists, futures, and iterators that may be endless."""
+
+from __future__ import annotations
+
+import contextvars
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from penstock.annotations import Annotation, allow_failure, unmapped
+from penstock.exceptions import MappingLengthMismatch, MappingMissingIterable
+from penstock.futures import PenstockFuture, PenstockFutureList, wait
+from penstock.options import OnError
+from penstock.runs import MapGroup
+
+if TYPE_CHECKING:
+    from penstock.runs import FlowRun, TaskRun
+    from penstock.tasks import Task
+
+__all__ = ["DeferredFutureList", "FutureStream", "map_runs"]
+
+R = TypeVar("R")
+
+AHEAD_PER_SLOT = 4
+_FIXED = (str, bytes, bytearray)
+
+
+def map_runs(
+    task: Task[Any, Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    wait_for: Any,
+    on_error: str,
+    max_in_flight: int | None,
+) -> PenstockFutureList[Any]:
+    """Submit a task for each item; see `Task.map`."""
+    if on_error not in get_args(OnError):
+        raise ValueError(f"on_error is one of {', '.join(get_args(OnError))}, not {on_error!r}")
+    if max_in_flight is not None and (not isinstance(max_in_flight, int) or max_in_flight < 1):
+        raise ValueError(f"max_in_flight is a whole number >= 1, not {max_in_flight!r}")
+    call = MappedCall(task, args, kwargs, wait_for, MapGroup(on_error))
+    if call.futures:
+        return DeferredFutureList(call)
+    if call.is_stream:
+        return FutureStream(call, max_in_flight)
+    return PenstockFutureList(call.submit_all())
+
+
+class MappedCall:
+    """The arguments of one `.map()`: which go to every run, and which are mapped over."""
+
+    def __init__(
+        self,
+        task: Task[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        wait_for: Any,
+        group: MapGroup,
+    ) -> None:
+        self.task = task
+        self.wait_for = wait_for
+        self.group = group
+        self.args = list(args)
+        self.kwargs = dict(kwargs)
+        self.count = 0
+        self.mapped: dict[int | str, Any] = {}
+        self._allowed: set[int | str] = set()
+        places: list[tuple[int | str, Any]] = [*enumerate(self.args), *self.kwargs.items()]
+        for place, value in places:
+            if isinstance(value, allow_failure) and is_mappable(value.value):
+                self.mapped[place] = value.value
+                self._allowed.add(place)
+            elif not isinstance(value, Annotation) and is_mappable(value):
+                self.mapped[place] = value
+        if not self.mapped:
+            raise MappingMissingIterable(
+                f"nothing to map over in {task.name}.map(): give at least one list, tuple, range, "
+                "iterator, future or list of futures (a string is passed whole), "
+                "or call .submit() for one run"
+            )
+        for value in self.mapped.values():
+            if isinstance(value, Mapping):
+                warnings.warn(
+                    f"{task.name}.map() goes over the keys of a dict; pass .keys(), .values() or "
+                    ".items() to say what you mean, or unmapped(...) to pass it whole",
+                    stacklevel=5,
+                )
+        # A whole result that will be mapped over; unlike a list of futures, which has a length.
+        self.futures: list[PenstockFuture[Any]] = []
+        for value in self.mapped.values():
+            if isinstance(value, PenstockFuture):
+                self.futures.append(value)
+            elif isinstance(value, DeferredFutureList) and not value.is_expanded:
+                self.futures.extend(value.origins)
+        self.is_stream = any(isinstance(value, Iterator) for value in self.mapped.values())
+
+    def submit_all(self) -> list[PenstockFuture[Any]]:
+        """Submit a run for each item of mapped arguments that have a length."""
+        columns = {place: list(value) for place, value in self.mapped.items()}
+        lengths = {place: len(column) for place, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            shown = ", ".join(f"{self._name(place)}: {size}" for place, size in lengths.items())
+            raise MappingLengthMismatch(
+                f"{self.task.name}.map() needs iterables of equal length, not {shown}; "
+                "wrap what every run should get in unmapped(...)"
+            )
+        rows = zip(*columns.values(), strict=True)
+        return [self.submit(row) for row in rows]
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Yield items as they are pulled, until the shortest iterable ends."""
+        return zip(*(iter(value) for value in self.mapped.values()), strict=False)
+
+    def submit(self, row: Sequence[Any]) -> PenstockFuture[Any]:
+        """Submit the run for one row of items."""
+        args, kwargs = self.args, self.kwargs
+        args = args.copy()
+        if kwargs:
+            kwargs = kwargs.copy()
+        for place, item in zip(self.mapped, row, strict=True):
+            value = allow_failure(item) if place in self._allowed else item
+            if isinstance(place, int):
+                args[place] = value
+            else:
+                kwargs[place] = value
+        index, self.count = self.count, self.count + 1
+        group = self.group
+
+        def prepare(run: TaskRun) -> None:
+            run.map_index = index
+            if group.on_error != "continue":
+                run.group = group
+                group.runs.append(run)
+
+        run = self.task.submit_run(tuple(args), kwargs, self.wait_for, prepare)
+        if group.failed_index is not None and not run.state.is_final():
+            run.engine.cancel(
+                [run], f"sibling [{group.failed_index}] failed", kill=group.on_error == "fail_fast"
+            )
+        return PenstockFuture(run)
+
+    def failing_run(self, error: Exception) -> TaskRun:
+        """Submit a run of the task's name that raises this error."""
+
+        def fail() -> None:
+            raise error
+
+        return type(self.task)(fn=fail, name=self.task.name).submit_run((), {})
+
+    def _name(self, place: int | str) -> str:
+        if isinstance(place, str):
+            return place
+        names = list(self.task.signature.parameters)
+        return names[place] if place < len(names) else f"argument {place}"
+
+
+def is_mappable(value: Any) -> bool:
+    """Whether `.map()` goes over this value item by item."""
+    if isinstance(value, PenstockFuture):
+        return True
+    if isinstance(value, _FIXED):
+        return False
+    if isinstance(value, (Sequence, Set, Mapping, Iterator, range)):
+        return True
+    # Arrays and tables of other libraries: they have a length and can be gone through.
+    return hasattr(value, "__iter__") and hasattr(value, "__len__")
+
+
+class FutureStream(PenstockFutureList[R]):
+    """What `.map()` over an iterator gives: futures one after the other, as they are consumed.
+
+    At most `max_in_flight` items are pulled ahead of the consumer. A stream that nobody goes
+    through runs to its end when the flow ends; one that was left in the middle is not pulled any
+    further. It is gone through once: what was handed out is forgotten here, so that an endless
+    map takes no more memory than a short one.
+    """
+
+    __slots__ = ("_ahead", "_call", "_exhausted", "_limit", "_rows", "_touched")
+
+    def __init__(self, call: MappedCall, max_in_flight: int | None) -> None:
+        super().__init__()
+        self._call = call
+        self._rows = call.rows()
+        self._ahead: deque[PenstockFuture[R]] = deque()
+        self._exhausted = False
+        self._touched = False
+        self._limit = max_in_flight
+        self._fill()
+        flow_run = self._flow_run()
+        if flow_run is not None:
+            flow_run.streams.append(self)
+
+    def _flow_run(self) -> FlowRun | None:
+        return self._ahead[0].run.flow_run if self._ahead else None
+
+    def _fill(self) -> None:
+        while not self._exhausted and (self._limit is None or len(self._ahead) < self._limit):
+            row = next(self._rows, None)
+            if row is None:
+                self._exhausted = True
+                return
+            future = self._call.submit(row)
+            if self._limit is None:
+                self._limit = max(1, AHEAD_PER_SLOT * slots_of(future))
+            self._ahead.append(future)
+
+    def __iter__(self) -> Iterator[PenstockFuture[R]]:
+        self._touched = True
+        while self._ahead:
+            future = self._ahead.popleft()
+            self._fill()
+            yield future
+
+    def __next__(self) -> PenstockFuture[R]:
+        return next(iter(self))
+
+    def __len__(self) -> int:
+        return len(self._ahead)
+
+    def __bool__(self) -> bool:
+        return bool(self._ahead)
+
+    def __repr__(self) -> str:
+        return f"<FutureStream of {self._call.task.name!r}, {len(self._ahead)} ahead>"
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Pull and wait for all that is left; for an endless iterator that is for ever."""
+        futures = list(self)
+        wait(futures, timeout)
+        self._ahead.extend(futures)
+
+    def cancel(self, kill: bool = False) -> bool:
+        """Pull no more, and cancel what is ahead."""
+        self._exhausted = True
+        return PenstockFutureList(self._ahead).cancel(kill)
+
+    def flow_ends(self) -> None:
+        """The flow's body is over: see the class for what becomes of the rest."""
+        if not self._touched:
+            for future in self:
+                future.wait()
+
+    async def flow_ends_async(self) -> None:
+        """As `flow_ends`, in an event loop."""
+        if not self._touched:
+            for future in self:
+                await future.run.engine.wait_async(future.run)
+
+
+def slots_of(future: PenstockFuture[Any]) -> int:
+    """Return how many attempts the runner of a future's run does at once, as far as known."""
+    handle = future.run.plan.runner
+    return int(handle.runner.slots()) if handle.opened else 2
+
+
+class DeferredFutureList(PenstockFutureList[R]):
+    """What `.map()` over a future gives: its length is known when that future has its value.
+
+    Asking for an item or the length waits for that. If the future fails, there is one run, which
+    ends as `UpstreamFailed`.
+    """
+
+    __slots__ = ("_call", "_context", "is_expanded", "origins")
+
+    def __init__(self, call: MappedCall) -> None:
+        super().__init__()
+        self._call = call
+        self._context = contextvars.copy_context()
+        self.origins = call.futures
+        self.is_expanded = False
+        for origin in self.origins:
+            origin.add_done_callback(lambda _: self._expand())
+
+    def _expand(self) -> None:
+        """Submit the runs, if all origins are over. Under the turn."""
+        if not self.is_expanded and all(origin.done() for origin in self.origins):
+            self.is_expanded = True
+            # In the context of the call: its flow run, its tags, not those of the driver.
+            list.extend(self, self._context.run(self._submitted))
+
+    def _submitted(self) -> list[PenstockFuture[R]]:
+        call = self._call
+        failed = any(not origin.run.state.is_completed() for origin in self.origins)
+        try:
+            if failed:
+                return [call.submit([_stand_in(value) for value in call.mapped.values()])]
+            call.mapped = {place: _items(value) for place, value in call.mapped.items()}
+            return call.submit_all()
+        except Exception as error:  # noqa: BLE001  (nobody calls us: a failed run tells of it)
+            return [PenstockFuture(call.failing_run(error))]
+
+    def _expanded(self) -> None:
+        if not self.is_expanded:
+            wait(self.origins)
+            self.origins[0].run.engine.loop.run_home(self._expand)
+
+    def __iter__(self) -> Iterator[PenstockFuture[R]]:
+        self._expanded()
+        return list.__iter__(self)
+
+    def __len__(self) -> int:
+        self._expanded()
+        return list.__len__(self)
+
+    def __getitem__(self, index: Any) -> Any:
+        self._expanded()
+        return list.__getitem__(self, index)
+
+    def __bool__(self) -> bool:
+        return len(self) > 0
+
+    def __repr__(self) -> str:
+        shown = list.__repr__(self) if self.is_expanded else f"waits for {self.origins!r}"
+        return f"<DeferredFutureList {shown}>"
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value.run.state.data if isinstance(value, PenstockFuture) else value)
+
+
+def _stand_in(value: Any) -> Any:
+    """Return one item for the run that tells of a failed origin."""
+    if isinstance(value, PenstockFuture):
+        return value
+    if isinstance(value, DeferredFutureList):
+        return value[0]
+    return next(iter(value), None)

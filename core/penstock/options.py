@@ -1,0 +1,201 @@
+"""The options of tasks and flows: their names, types and checks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+
+from penstock.annotations import NotSetType
+from penstock.cache_policies import CachePolicy
+from penstock.exceptions import DefinitionError
+from penstock.states import StateType
+from penstock.task_runners import TaskRunner
+
+if TYPE_CHECKING:
+    from penstock.retries import RetryDelays
+
+__all__ = ["FlowOptions", "OnError", "TaskOptions", "TaskRunnerSpec", "checked_options"]
+
+Hooks: TypeAlias = Callable[..., Any] | Iterable[Callable[..., Any]] | None | NotSetType
+TaskRunnerSpec: TypeAlias = str | TaskRunner | type[TaskRunner]
+"""A runner by name (``"thread:8"``), as an object, or as a class to be made without arguments."""
+Delays: TypeAlias = "RetryDelays"
+OnError: TypeAlias = Literal["continue", "fail_fast", "finish_running"]
+
+
+class TaskOptions(TypedDict, total=False):
+    """The options of a task. Left out means unchanged, or the default; None clears an option."""
+
+    name: str | None | NotSetType
+    """The task's name; by default the function's."""
+    description: str | None | NotSetType
+    """By default the function's docstring."""
+    tags: Iterable[str] | None | NotSetType
+    """Labels of its runs, with those of the `tags()` blocks around the call."""
+    version: str | None | NotSetType
+    """By default a hash of the function's source."""
+    cache_policy: CachePolicy | None | NotSetType
+    """What a cached result depends on."""
+    cache_key_fn: Callable[..., str | None] | None | NotSetType
+    """`(context, parameters) -> key`; wins over `cache_policy`."""
+    cache_expiration: timedelta | float | None | NotSetType
+    """For how long a cached result may be used; a number is in seconds."""
+    task_run_name: str | Callable[..., str] | None | NotSetType
+    """A `str.format` template over the parameters, or a function that returns the name."""
+    retries: int | None | NotSetType
+    """How many more attempts a failure gets."""
+    retry_delay_seconds: Delays | None | NotSetType
+    """The wait before each retry: a number, a list (its last value repeats), or a function of
+    `retries` that gives a list."""
+    retry_jitter_factor: float | None | NotSetType
+    """How much longer a wait may become at random; its mean stays."""
+    max_retry_delay_seconds: float | None | NotSetType
+    """No wait is longer than this."""
+    retry_condition_fn: Callable[..., Any] | None | NotSetType
+    """`(task, task_run, state) -> bool`: whether this failure is worth a retry."""
+    crash_retries: int | None | NotSetType
+    """How often it starts again when its worker was lost; not counted as retries."""
+    timeout_seconds: float | None | NotSetType
+    """How long one attempt may take; 0 is no limit."""
+    log_prints: bool | None | NotSetType
+    """Whether `print` writes to the run's log; by default as the flow does."""
+    persist_result: bool | None | NotSetType
+    """Whether results go to storage."""
+    result_storage: str | Path | Any | None | NotSetType
+    """Where results are stored: a path, a URL, or a storage object."""
+    result_serializer: str | Any | None | NotSetType
+    """How results are written: ``"pickle"``, ``"json"``, ``"compressed/..."``, or an object."""
+    result_storage_key: str | None | NotSetType
+    """A template for the key that a result is stored under."""
+    cache_result_in_memory: bool | None | NotSetType
+    """Whether a stored result is kept in memory as well."""
+    refresh_cache: bool | None | NotSetType
+    """Whether to run in any case, and overwrite what is cached."""
+    on_running: Hooks
+    """Called when an attempt begins."""
+    on_completion: Hooks
+    """Called when a run has ended well."""
+    on_failure: Hooks
+    """Called when a run has failed for good."""
+    on_cancellation: Hooks
+    """Called when a run was cancelled."""
+    on_crashed: Hooks
+    """Called when a run was ended by an outside cause."""
+    on_commit: Hooks
+    """Called with the transaction when a result is committed."""
+    on_rollback: Hooks
+    """Called with the transaction when it is rolled back."""
+    state_handlers: Hooks
+    """`(task, old_state, new_state) -> State | None`: may veto or rewrite every change."""
+    task_runner: TaskRunnerSpec | None | NotSetType
+    """Where submitted runs of this task go, if not where the flow's go."""
+    priority: int | None | NotSetType
+    """Higher goes first among the runs that are ready."""
+    viz_return_value: Any
+    """Stands in for the result when a flow is drawn without running it."""
+    asset_deps: Sequence[Any] | None | NotSetType
+    """Keys of assets that the task reads; recorded with its runs."""
+
+
+class FlowOptions(TypedDict, total=False):
+    """The options of a flow. Left out means unchanged, or the default; None clears an option."""
+
+    name: str | None | NotSetType
+    """The flow's name; by default the function's, with dashes for underscores."""
+    version: str | None | NotSetType
+    """By default a hash of the file the flow is defined in."""
+    flow_run_name: str | Callable[..., str] | None | NotSetType
+    """A `str.format` template over the parameters, or a function that returns the name."""
+    retries: int | None | NotSetType
+    """How many more attempts a failure of the whole flow gets."""
+    retry_delay_seconds: Delays | None | NotSetType
+    """The wait before each retry: a number, a list, or a function of `retries`."""
+    retry_jitter_factor: float | None | NotSetType
+    """How much longer a wait may become at random; its mean stays."""
+    task_runner: TaskRunnerSpec | None | NotSetType
+    """Where submitted runs go: ``"thread:8"``, a runner object, a runner class."""
+    description: str | None | NotSetType
+    """By default the function's docstring."""
+    timeout_seconds: float | None | NotSetType
+    """How long one attempt may take; what runs inside is cancelled then."""
+    validate_parameters: bool | None | NotSetType
+    """Whether parameters are checked, and coerced, by their annotations; on by default."""
+    persist_result: bool | None | NotSetType
+    """The default for its tasks, and for the flow's own result."""
+    result_storage: str | Path | Any | None | NotSetType
+    """The default for its tasks."""
+    result_serializer: str | Any | None | NotSetType
+    """The default for its tasks."""
+    cache_result_in_memory: bool | None | NotSetType
+    """Whether the flow's own stored result is kept in memory as well."""
+    log_prints: bool | None | NotSetType
+    """Whether `print` writes to the run's log, for its tasks, too."""
+    on_running: Hooks
+    """Called when an attempt begins."""
+    on_completion: Hooks
+    """Called when a run has ended well."""
+    on_failure: Hooks
+    """Called when a run has failed for good."""
+    on_cancellation: Hooks
+    """Called when a run was cancelled."""
+    on_crashed: Hooks
+    """Called when a run was ended by an outside cause."""
+    state_handlers: Hooks
+    """`(flow, old_state, new_state) -> State | None`: may veto or rewrite every change."""
+    tags: Iterable[str] | None | NotSetType
+    """Labels of its runs and of the runs inside."""
+    tag_limits: Mapping[str, int] | None | NotSetType
+    """How many runs with a tag may run at once inside of this flow."""
+
+
+def checked_options(given: Mapping[str, Any], known: type, owner: str) -> dict[str, Any]:
+    """Return the options that say something, or raise `TypeError` for one that does not exist."""
+    names = known.__annotations__
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"{owner} has no option {name!r}{hint}")
+    return {name: value for name, value in given.items() if not isinstance(value, NotSetType)}
+
+
+def checked_tags(tags: Iterable[str] | None, owner: str) -> frozenset[str]:
+    """Return tags as a set; a single string is refused, since it would be a set of letters."""
+    if tags is None:
+        return frozenset()
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise DefinitionError(f"{owner}: tags is a list or set of strings, not {tags!r}")
+    found = list(tags)
+    for tag in found:
+        if not isinstance(tag, str) or not tag:
+            raise DefinitionError(f"{owner}: a tag is a string with something in it, not {tag!r}")
+    return frozenset(found)
+
+
+def checked_timeout(value: object, owner: str) -> float | None:
+    """Return a time limit in seconds; None and 0 are no limit."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise DefinitionError(f"{owner}: timeout_seconds is a number >= 0 or None, not {value!r}")
+    return float(value) or None
+
+
+def checked_count(value: object, option: str, owner: str) -> int:
+    """Return a whole number that is not negative."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise DefinitionError(f"{owner}: {option} is a whole number >= 0, not {value!r}")
+    return value
+
+
+HOOK_OPTIONS: dict[str, StateType] = {
+    "on_running": StateType.RUNNING,
+    "on_completion": StateType.COMPLETED,
+    "on_failure": StateType.FAILED,
+    "on_cancellation": StateType.CANCELLED,
+    "on_crashed": StateType.CRASHED,
+}
+"""Which type of state sets off which hooks."""

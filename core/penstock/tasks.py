@@ -1,0 +1,463 @@
+"""Tasks: functions whose calls are runs."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import inspect
+import itertools
+import time
+import types
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from datetime import timedelta
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
+
+from penstock import names, settings
+from penstock.cache_policies import CachePolicy, task_input_hash
+from penstock.context import CURRENT, TAGS
+from penstock.definitions import Definition
+from penstock.engine.ambient import ambient_engine
+from penstock.engine.arguments import look_through, put_values
+from penstock.engine.async_direct import drive_async
+from penstock.engine.direct import drive
+from penstock.engine.streams import iterate, iterate_async
+from penstock.engine.task_run import task_run
+from penstock.exceptions import DefinitionError, NotSupportedError
+from penstock.futures import PenstockFuture, PenstockFutureList
+from penstock.hooks import adapt_hook, adapt_retry_condition, as_callables
+from penstock.logging import run_logger
+from penstock.mapping import map_runs
+from penstock.options import (
+    OnError,
+    TaskOptions,
+    checked_count,
+    checked_tags,
+    checked_timeout,
+)
+from penstock.retries import RetryPolicy, exponential_backoff
+from penstock.runner_choice import handle_for
+from penstock.runs import FlowRun, Plan, TaskRun
+from penstock.states import State, StateType
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from penstock.engine.driver import Engine
+    from penstock.runs import Run
+
+__all__ = ["Task", "exponential_backoff", "task", "task_input_hash"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_NO_KEYWORDS: Mapping[str, Any] = types.MappingProxyType({})
+
+
+class Task(Definition[P, R]):
+    """A function whose calls are recorded, retried, timed, and may run elsewhere.
+
+    Make one with the decorator `task`. A task belongs to no flow: where it is called decides.
+    """
+
+    kind: ClassVar[Literal["task", "flow"]] = "task"
+    _option_names = TaskOptions
+
+    def __init__(self, fn: Callable[P, R], **options: Unpack[TaskOptions]) -> None:
+        super().__init__(fn, options)
+
+    # --- definition --------------------------------------------------------------------
+
+    def _settle_names(self) -> None:
+        given = self.options.get("name")
+        self.name: str = (
+            names.task_name_of(self.fn) if given is None else names.check_name(given, "task")
+        )
+        self.description: str | None = self.options.get("description") or _docstring(self.fn)
+
+    def _check_options(self) -> None:
+        owner, get = f"task {self.name!r}", self.options.get
+        self.tags = checked_tags(get("tags"), owner)
+        self.timeout_seconds = checked_timeout(get("timeout_seconds"), owner)
+        self.priority = 0 if get("priority") is None else int(get("priority"))
+        if get("crash_retries") is not None:
+            checked_count(get("crash_retries"), "crash_retries", owner)
+        self._retry_policy(settings.Settings())  # an impossible option is refused here
+        expiration = get("cache_expiration")
+        if isinstance(expiration, (int, float)) and not isinstance(expiration, bool):
+            expiration = timedelta(seconds=expiration)
+        if expiration is not None and not isinstance(expiration, timedelta):
+            raise DefinitionError(
+                f"{owner}: cache_expiration is a timedelta or a number of seconds, "
+                f"not {expiration!r}"
+            )
+        self.cache_expiration: timedelta | None = expiration
+        policy = get("cache_policy")
+        if policy is not None and not isinstance(policy, CachePolicy):
+            raise DefinitionError(f"{owner}: cache_policy is a CachePolicy, not {policy!r}")
+        if get("cache_key_fn") is not None and not callable(get("cache_key_fn")):
+            raise DefinitionError(
+                f"{owner}: cache_key_fn is a function, not {get('cache_key_fn')!r}"
+            )
+        for option in ("on_commit", "on_rollback"):
+            for hook in as_callables(get(option), option):
+                adapt_hook(hook, subject="task", option=option)
+        condition = get("retry_condition_fn")
+        self._retry_condition = None if condition is None else adapt_retry_condition(condition)
+        template = get("task_run_name")
+        self._run_name = (
+            None
+            if template is None
+            else names.compile_run_name(
+                template,
+                list(self.signature.parameters),
+                any(p.kind is p.VAR_KEYWORD for p in self.signature.parameters.values()),
+                owner,
+            )
+        )
+
+    @functools.cached_property
+    def task_key(self) -> str:
+        """Identifies the task: its name, its function's qualified name, its tags (row 039)."""
+        fn: Any = self.fn
+        qualified = getattr(fn, "__qualname__", type(fn).__qualname__)
+        return names.task_key(self.name, f"{fn.__module__}.{qualified}", self.tags)
+
+    def _retry_policy(self, defaults: settings.Settings) -> RetryPolicy:
+        get = self.options.get
+        retries, delay = get("retries"), get("retry_delay_seconds")
+        return RetryPolicy.of(
+            defaults.tasks_default_retries if retries is None else retries,
+            list(defaults.tasks_default_retry_delay_seconds) if delay is None else delay,
+            get("retry_jitter_factor"),
+            get("max_retry_delay_seconds"),
+            f"task {self.name!r}",
+        )
+
+    def plan(
+        self, defaults: settings.Settings, flow_run: FlowRun | None, engine: Engine, tags: frozenset[str]
+    ) -> Plan:
+        """Settle all options for the runs of one flow run."""
+        get = self.options.get
+        log_prints = get("log_prints")
+        if log_prints is None:
+            log_prints = (
+                flow_run.plan.log_prints if flow_run is not None else defaults.logging_log_prints
+            )
+        crash_retries = get("crash_retries")
+        timeout = self.timeout_seconds
+        if "timeout_seconds" not in self.options:
+            timeout = defaults.tasks_default_timeout_seconds
+        all_tags = self.tags | tags | (flow_run.tags if flow_run is not None else frozenset())
+        return Plan(
+            subject=self,
+            name=self.name,
+            tags=all_tags,
+            retries=self._retry_policy(defaults),
+            crash_retries=defaults.tasks_crash_retries if crash_retries is None else crash_retries,
+            timeout_seconds=timeout,
+            log_prints=log_prints,
+            hooks=self._hooks,
+            handlers=self._handlers,
+            run_name=self._run_name,
+            retry_condition=self._retry_condition,
+            is_async=self.is_async,
+            is_generator=self.is_generator,
+            runner=handle_for(self.options.get("task_runner"), flow_run, engine),
+            limited_tags=engine.dispatcher.limits.limited(all_tags),
+        )
+
+    # --- calls -------------------------------------------------------------------------
+
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(
+        self: Task[Any, Coroutine[Any, Any, T]],
+        *args: Any,
+        return_state: Literal[True],
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, State[T]]: ...
+    @overload
+    def __call__(
+        self, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
+    ) -> State[R]: ...
+    @overload
+    def __call__(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> R: ...
+    def __call__(
+        self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
+        """Run the task here and now, in the calling thread, and return what the function returns.
+
+        Args:
+            *args: for the function. Futures among them are waited for.
+            return_state: return the final state instead, and raise nothing for a failure.
+            wait_for: futures that must be over first.
+            **kwargs: for the function.
+
+        Raises:
+            TypeError: the function cannot be called like this; no run has begun.
+            BaseException: whatever the function raised in its last attempt, untouched.
+        """
+        run = self._new_run(args, kwargs, wait_for)
+        run.seen = True  # its failure is raised, or returned, to the caller
+        _log_creation(run, "Executing %r immediately...")
+        if self.is_generator:
+            return iterate_async(run) if self.is_async else _closing(run)
+        if self.is_async:
+            return _awaited(run, return_state=return_state)
+        state = drive(run)
+        return state if return_state else outcome_of(run, state)
+
+    @overload
+    def submit(
+        self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> PenstockFuture[T]: ...
+    @overload
+    def submit(
+        self: Task[P, Generator[T, Any, Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> PenstockFuture[list[T]]: ...
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> PenstockFuture[R]: ...
+    @overload
+    def submit(
+        self: Task[Any, Coroutine[Any, Any, T]],
+        *args: Any,
+        return_state: Literal[False] = False,
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> PenstockFuture[T]: ...
+    @overload
+    def submit(
+        self, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
+    ) -> State[R]: ...
+    @overload
+    def submit(
+        self,
+        *args: Any,
+        return_state: Literal[False] = False,
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> PenstockFuture[R]: ...
+    def submit(
+        self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
+    ) -> Any:
+        """Hand the task to the task runner, and return a future at once.
+
+        Args:
+            *args: for the function; the run starts when the futures among them have their values.
+            return_state: wait, and return the final state instead of a future.
+            wait_for: futures that must be over first, and have ended well.
+            **kwargs: for the function.
+
+        Raises:
+            TypeError: the function cannot be called like this; no run has begun.
+        """
+        future: PenstockFuture[Any] = PenstockFuture(self.submit_run(args, kwargs, wait_for))
+        if return_state:
+            future.wait()
+            return future.state
+        return future
+
+    @overload
+    def map(
+        self: Task[Any, Coroutine[Any, Any, T]],
+        *args: Any,
+        wait_for: Any = None,
+        on_error: OnError = "continue",
+        max_in_flight: int | None = None,
+        **kwargs: Any,
+    ) -> PenstockFutureList[T]: ...
+    @overload
+    def map(
+        self,
+        *args: Any,
+        wait_for: Any = None,
+        on_error: OnError = "continue",
+        max_in_flight: int | None = None,
+        **kwargs: Any,
+    ) -> PenstockFutureList[R]: ...
+    def map(
+        self,
+        *args: Any,
+        wait_for: Any = None,
+        on_error: OnError = "continue",
+        max_in_flight: int | None = None,
+        return_state: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Submit the task once for each item of the iterables, and return a list of futures.
+
+        Every list, tuple, set, range, dict (its keys), future or list of futures is mapped over,
+        item by item; strings, bytes, `unmapped(x)` and all other values go to every run whole.
+        Mapping over futures never blocks. An iterator (a generator, say) is pulled as its futures
+        are consumed, at most `max_in_flight` ahead: it may be endless.
+
+        Args:
+            *args: iterables of equal length, and values for every run.
+            wait_for: futures that must be over first.
+            on_error: what a failed item does to the others: ``continue``; ``finish_running``
+                cancels those that have not begun; ``fail_fast`` stops those that run, too.
+            max_in_flight: how many items of an iterator to run ahead of the consumer; four for
+                each slot of the runner by default.
+            return_state: wait, and return a list of final states.
+            **kwargs: as `args`.
+
+        Raises:
+            MappingLengthMismatch: iterables of unequal lengths.
+            MappingMissingIterable: nothing to map over.
+        """
+        futures = map_runs(self, args, kwargs, wait_for, on_error, max_in_flight)
+        if return_state:
+            futures.wait()
+            return [future.state for future in futures]
+        return futures
+
+    def submit_run(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        wait_for: Any = None,
+        prepare: Callable[[TaskRun], None] | None = None,
+    ) -> TaskRun:
+        """Make a run and hand it to the engine. For `submit` and `map`; use those."""
+        run = self._new_run(args, kwargs, wait_for)
+        if prepare is not None:
+            prepare(run)
+        run.priority = self.priority
+        run.context = contextvars.copy_context()
+        _log_creation(run, "Submitted task run %r for execution.")
+        run.engine.submit(run)
+        return run
+
+    def _new_run(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any
+    ) -> TaskRun:
+        parameters = self._binder(*args, **kwargs)
+        parent = CURRENT.get()
+        flow_run: FlowRun | None
+        if parent is None:
+            engine, flow_run = ambient_engine(), None
+        else:
+            engine = parent.engine
+            flow_run = cast(
+                "FlowRun | None", parent if parent.is_flow_run else parent.flow_run
+            )
+        tags = TAGS.get()
+        key = (self, tags)
+        plans = engine.plans if flow_run is None else flow_run.plans
+        plan = plans.get(key)
+        if plan is None:
+            plan = plans[key] = self.plan(engine.settings, flow_run, engine, tags)
+        number = -1
+        if flow_run is not None:
+            counter = flow_run.counters.get(plan.name)
+            if counter is None:
+                counter = flow_run.counters.setdefault(plan.name, itertools.count())
+            number = next(counter)
+        run = TaskRun(
+            plan, engine, flow_run, parent, args, kwargs or _NO_KEYWORDS, time.time(), number
+        )
+        seen = look_through(parameters, flow_run, wait_for)
+        if seen is not None:
+            run.upstream, run.task_inputs, has_marks = seen
+            if has_marks and not run.upstream:
+                run.args = tuple(put_values(value) for value in args)
+                run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
+        engine.count_in(run)
+        run.life = task_run(run, engine.rng)
+        return run
+
+    # --- other forms -------------------------------------------------------------------
+
+    def with_options(self, **options: Unpack[TaskOptions]) -> Self:
+        """Return a copy of the task with some options changed; None clears one."""
+        return self._changed(options)
+
+    def serve(self, *_: Any, **__: Any) -> Any:
+        """Not available: needs a server. Raises `NotSupportedError`."""
+        raise _needs_server("task.serve()", "submit the task from a flow")
+
+    def delay(self, *_: Any, **__: Any) -> Any:
+        """Not available: needs a server. Raises `NotSupportedError`."""
+        raise _needs_server("task.delay()", "use task.submit(), which returns a future")
+
+    def apply_async(self, *_: Any, **__: Any) -> Any:
+        """Not available: needs a server. Raises `NotSupportedError`."""
+        raise _needs_server("task.apply_async()", "use task.submit(), which returns a future")
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name!r}>"
+
+
+def outcome_of(run: Run, state: State[Any]) -> Any:
+    """Return the value of a run that was called directly, or raise why there is none."""
+    if run.interrupt is not None:
+        raise run.interrupt
+    if state.type is StateType.COMPLETED:
+        value = state.data
+        flow_run = run.flow_run
+        if value is not None and flow_run is not None and flow_run.ledger is not None:
+            flow_run.ledger.note_result(value, run)
+        return value
+    error = state.exception()
+    assert error is not None
+    raise error
+
+
+async def _awaited(run: Run, *, return_state: bool) -> Any:
+    state = await drive_async(run)
+    return state if return_state else outcome_of(run, state)
+
+
+def _closing(run: Run) -> Generator[Any, Any, Any]:
+    """Drive a generator run, and raise its failure where the caller's loop stands."""
+    state = yield from iterate(run)
+    return outcome_of(run, state)
+
+
+def _docstring(fn: Any) -> str | None:
+    return inspect.getdoc(fn)
+
+
+def _needs_server(what: str, instead: str) -> NotSupportedError:
+    return NotSupportedError(f"{what} needs a server, and Penstock has none; {instead}")
+
+
+def _log_creation(run: TaskRun, second: str) -> None:
+    flow_run = run.flow_run
+    if flow_run is None or not flow_run.logs_creation:
+        return
+    logger = run_logger(flow_run)
+    level = flow_run.creation_level
+    logger.log(level, "Created task run %r for task %r", run.name, run.plan.name)
+    logger.log(level, second, run.name)
+
+
+@overload
+def task(fn: Callable[P, R], /, **options: Unpack[TaskOptions]) -> Task[P, R]: ...
+@overload
+def task(
+    fn: None = None, /, **options: Unpack[TaskOptions]
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(fn: Any = None, /, **options: Any) -> Any:
+    """Make a task of a function. Works bare, called, and with options; see `TaskOptions`.
+
+    Example:
+        >>> @task(retries=2, retry_delay_seconds=[1, 10])
+        ... def fetch(url: str) -> bytes: ...
+    """
+    if fn is None:
+        return functools.partial(Task, **options)
+    return Task(fn, **options)

@@ -77,6 +77,21 @@ class Definition(Generic[P, R]):
         """Refuse what could never work, at definition."""
         raise NotImplementedError
 
+    def __getattr__(self, name: str) -> Any:
+        """Give an option that has no attribute of its own as it was set; None if it was not."""
+        if name.startswith("_") or name not in type(self)._option_names.__annotations__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return self.options.get(name)
+
+    @functools.cached_property
+    def version(self) -> str | None:
+        """The version given, or a hash of the source."""
+        given = self.options.get("version")
+        return str(given) if given is not None else self._source_version()
+
+    def _source_version(self) -> str | None:
+        raise NotImplementedError
+
     # --- the function ------------------------------------------------------------------
 
     def _look_at_function(self) -> None:

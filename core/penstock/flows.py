@@ -7,11 +7,13 @@ import contextvars
 import dataclasses
 import datetime
 import functools
+import hashlib
 import inspect
 import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Generator, Mapping
+from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -111,6 +113,14 @@ class Flow(Definition[P, R]):
         checks = get("validate_parameters")
         self._check = ParameterCheck(self.fn, self.signature, self.name)
         self._checks_parameters = checks is None or bool(checks)
+
+    def _source_version(self) -> str | None:
+        try:
+            path = inspect.getsourcefile(inspect.unwrap(self.fn))
+            source = Path(path).read_bytes() if path else None
+        except (TypeError, OSError):  # typed at a prompt
+            source = None
+        return None if source is None else hashlib.blake2b(source, digest_size=16).hexdigest()
 
     def _retry_policy(self, defaults: settings.Settings) -> RetryPolicy:
         get = self.options.get

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import itertools
+import threading
 import uuid
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from penstock.states import Pending, State, StateType
+from penstock.states import State, StateType
 
 if TYPE_CHECKING:
     import contextvars
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun"]
 
+_id_lock = threading.Lock()
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
 
@@ -78,6 +80,8 @@ class Plan:
     retry_condition: Callable[..., Any] | None
     is_async: bool
     is_generator: bool
+    is_plain: bool = False
+    """The function goes to a worker as it is, with nothing around it."""
     runner: Any = None
     """The dispatcher's handle of the runner that submitted runs go to."""
     limited_tags: tuple[str, ...] = ()
@@ -99,7 +103,6 @@ class Run:
 
     Attributes:
         state: the current state.
-        states: every state so far, the current one last.
         run_count: how many attempts have begun.
         parent: the run whose code made this one, or None.
         flow_run: the flow run it belongs to, or None.
@@ -112,6 +115,7 @@ class Run:
 
     __slots__ = (
         "__weakref__",
+        "_history",
         "_id",
         "_name",
         "args",
@@ -136,7 +140,6 @@ class Run:
         "seen",
         "starting",
         "state",
-        "states",
         "upstream",
         "waiters",
         "waits_on",
@@ -163,7 +166,7 @@ class Run:
         self.kwargs = kwargs
         first: State[Any] = State(StateType.PENDING, "Pending", None, None, now)
         self.state: State[Any] = first
-        self.states = [first]
+        self._history: list[State[Any]] | tuple[float, float] = [first]
         self.run_count = 0
         self.seen = False
         self.was_submitted = False
@@ -187,10 +190,22 @@ class Run:
         self._name: str | None = None
 
     @property
+    def states(self) -> list[State[Any]]:
+        """Every state so far, the current one last."""
+        history = self._history
+        if isinstance(history, list):
+            return history
+        pending = State(StateType.PENDING, "Pending", None, None, history[0])
+        running = State(StateType.RUNNING, "Running", None, None, history[1])
+        return [pending, running, self.state]
+
+    @property
     def id(self) -> uuid.UUID:
         """The run's id, made when first asked for."""
         if self._id is None:
-            self._id = uuid.uuid4()
+            with _id_lock:
+                if self._id is None:
+                    self._id = uuid.uuid4()
         return self._id
 
     @property
@@ -237,6 +252,13 @@ class Run:
         self.kwargs = _NO_ARGUMENTS
         self.context = None
         self.life = None
+        history = self._history
+        if isinstance(history, list) and len(history) == 3:
+            pending, running, _ = history
+            if pending.type is StateType.PENDING and running.name == "Running":
+                # By far the most common history: two times say it all. A finished run keeps one
+                # state instead of three and a list, which the collector need not go through.
+                self._history = (pending.at, running.at)
 
     def mark_seen(self) -> None:
         """Note that somebody looked at how this run ended, and so at what made it fail."""

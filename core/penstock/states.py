@@ -359,7 +359,10 @@ class HasState(Protocol):
     """What `advance` moves: anything with a state and a history."""
 
     state: State[Any]
-    states: list[State[Any]]
+    @property
+    def states(self) -> list[State[Any]]:
+        """The history, to be appended to."""
+        ...
 
 
 def is_legal(old: State[Any], new: State[Any]) -> bool:

@@ -47,6 +47,7 @@ from penstock.options import (
 from penstock.retries import RetryPolicy, exponential_backoff
 from penstock.runner_choice import handle_for
 from penstock.runs import FlowRun, Plan, TaskRun
+from penstock.source_hashing import source_hash
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
@@ -133,6 +134,9 @@ class Task(Definition[P, R]):
         qualified = getattr(fn, "__qualname__", type(fn).__qualname__)
         return names.task_key(self.name, f"{fn.__module__}.{qualified}", self.tags)
 
+    def _source_version(self) -> str | None:
+        return source_hash(self.fn)
+
     def _retry_policy(self, defaults: settings.Settings) -> RetryPolicy:
         get = self.options.get
         retries, delay = get("retries"), get("retry_delay_seconds")
@@ -159,6 +163,7 @@ class Task(Definition[P, R]):
         if "timeout_seconds" not in self.options:
             timeout = defaults.tasks_default_timeout_seconds
         all_tags = self.tags | tags | (flow_run.tags if flow_run is not None else frozenset())
+        runner = handle_for(self.options.get("task_runner"), flow_run, engine)
         return Plan(
             subject=self,
             name=self.name,
@@ -173,7 +178,8 @@ class Task(Definition[P, R]):
             retry_condition=self._retry_condition,
             is_async=self.is_async,
             is_generator=self.is_generator,
-            runner=handle_for(self.options.get("task_runner"), flow_run, engine),
+            is_plain=not (log_prints or self.is_async or runner.capabilities.runs_in_caller),
+            runner=runner,
             limited_tags=engine.dispatcher.limits.limited(all_tags),
         )
 
@@ -212,6 +218,7 @@ class Task(Definition[P, R]):
         """
         run = self._new_run(args, kwargs, wait_for)
         run.seen = True  # its failure is raised, or returned, to the caller
+        run.life = task_run(run, run.engine.rng)
         _log_creation(run, "Executing %r immediately...")
         if self.is_generator:
             return iterate_async(run) if self.is_async else _closing(run)
@@ -376,7 +383,6 @@ class Task(Definition[P, R]):
                 run.args = tuple(put_values(value) for value in args)
                 run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
         engine.count_in(run)
-        run.life = task_run(run, engine.rng)
         return run
 
     # --- other forms -------------------------------------------------------------------

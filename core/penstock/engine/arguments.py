@@ -102,8 +102,10 @@ def look_through(
     inputs: dict[str, list[Run]] = {}
     has_marks = False
     ledger: Ledger | None = None if flow_run is None else flow_run.ledger
+    if ledger is not None and ledger.is_empty():
+        ledger = None
     for name, value in parameters.items():
-        if type(value) in _ATOMS and ledger is None:
+        if ledger is None and type(value) in _ATOMS:
             continue
         runs = find_runs(value)
         upstream.extend(runs)

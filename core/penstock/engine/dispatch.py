@@ -40,13 +40,25 @@ def rank(run: Run) -> int:
 class RunnerHandle:
     """One task runner that serves this root run, and the runs that wait for it."""
 
-    __slots__ = ("batch", "broken", "capabilities", "description", "opened", "ready", "runner")
+    __slots__ = (
+        "allowance",
+        "batch",
+        "broken",
+        "capabilities",
+        "description",
+        "opened",
+        "ready",
+        "runner",
+        "starved",
+    )
 
     def __init__(self, runner: TaskRunner, description: str) -> None:
         self.runner = runner
         self.capabilities = runner.capabilities
         self.description = description
         self.opened = False
+        self.starved = False  # had no credit when last asked, and nothing has ended since
+        self.allowance = 0  # of the credit last asked for; what has ended since comes on top
         self.broken: BaseException | None = None
         self.batch: list[Attempt] = []
         self.ready: list[tuple[int, int, Run]] = []
@@ -104,7 +116,8 @@ class Dispatcher:
     def _line_up(self, run: Run) -> None:
         handle: RunnerHandle = run.plan.runner
         heapq.heappush(handle.ready, (-rank(run), next(self._order), run))
-        self._hungry.add(handle)
+        if not handle.starved:
+            self._hungry.add(handle)
 
     def withdraw(self, run: Run) -> bool:
         """Take back a run that no runner has got yet; true if there was one."""
@@ -149,6 +162,7 @@ class Dispatcher:
         if run is None:
             return None
         handle: RunnerHandle = run.plan.runner
+        handle.starved = False
         if handle.ready:
             self._hungry.add(handle)
         if run.plan.limited_tags:
@@ -165,15 +179,20 @@ class Dispatcher:
     def resume(self) -> None:
         """Go on after a pause."""
         self.paused = False
-        self._hungry.update(handle for handle in self._handles.values() if handle.ready)
+        for handle in self._handles.values():
+            self.feed_again(handle)
 
     def _feed(self, handle: RunnerHandle) -> None:
         if not self._open(handle):
             return
         ready, go = handle.ready, self._go
-        wanted = handle.runner.credit()
-        while ready and wanted > 0:
-            wanted -= 1
+        while ready:
+            if handle.allowance <= 0:
+                handle.allowance = handle.runner.credit()
+                if handle.allowance <= 0:
+                    handle.starved = True
+                    break
+            handle.allowance -= 1
             go(heapq.heappop(ready)[2])
         attempts, handle.batch = handle.batch, []
         if attempts:
@@ -189,20 +208,21 @@ class Dispatcher:
 
     def take(self, run: Run) -> None:
         """Make the next attempt of a run whose place is there."""
-        handle: RunnerHandle = run.plan.runner
+        plan = run.plan
+        handle: RunnerHandle = plan.runner
         capabilities = handle.capabilities
         number = next(self._attempt_ids)
         self.attempts[number] = run
         run.attempt_id = number
-        plan = run.plan
         context = None
         if not capabilities.pickles and run.context is not None:
-            context = run.context.copy()
+            # A retry must not find what the attempt before has set.
+            context = run.context.copy() if plan.retries.retries else run.context
             context.run(CURRENT.set, run)
         handle.batch.append(
             Attempt(
                 number,
-                user_function(run, capabilities),
+                plan.subject.fn if plan.is_plain else user_function(run, capabilities),
                 run.args,
                 run.kwargs,
                 context,
@@ -238,6 +258,7 @@ class Dispatcher:
 
     def feed_again(self, handle: RunnerHandle) -> None:
         """A runner may have credit again."""
+        handle.starved = False
         if handle.ready:
             self._hungry.add(handle)
 

@@ -32,6 +32,10 @@ class Ledger:
         self._kept: OrderedDict[int, tuple[Any, Run]] = OrderedDict()
         self._yielded: dict[Run, Any] = {}
 
+    def is_empty(self) -> bool:
+        """Whether no value would be recognised."""
+        return not self._kept and not self._weak and not self._yielded
+
     def note_result(self, value: Any, run: Run) -> None:
         """A run called directly has returned this object."""
         if type(value) in _SHARED:

@@ -74,15 +74,9 @@ def task_run(run: TaskRun, rng: random.Random) -> Life:
                     delay = plan.retries.delay_seconds(failures, rng)
                     following = yield from retry(run, state, report.at, delay, failures)
                     continue
+                why = why_no_retry(plan.retries.retries, failures)
                 yield Log(
-                    logging.ERROR,
-                    f"Task run failed with exception: {error!r} - "
-                    + (
-                        "Retries are exhausted"
-                        if plan.retries.retries
-                        else "No retries configured for this task."
-                    ),
-                    error,
+                    logging.ERROR, f"Task run failed with exception: {error!r} - {why}", error
                 )
             elif state.type is CRASHED and crashes < plan.crash_retries and is_infrastructure(report):
                 crashes += 1
@@ -146,6 +140,13 @@ def retry(
         entered: State[Any] = yield Enter(waiting)
         yield Sleep(max(0.0, (entered.scheduled_at or at) - at))
     return State(RUNNING, "Retrying")
+
+
+def why_no_retry(retries: int, used: int) -> str:
+    """Return the words for why a failure is final."""
+    if not retries:
+        return "No retries configured for this task."
+    return "Retries are exhausted" if used >= retries else "The retry condition declined a retry"
 
 
 def may_retry(run: Run, state: State[Any]) -> Generator[Command, Any, bool]:
@@ -216,7 +217,8 @@ def failure(error: BaseException, kind: str) -> State[Any]:
     an outside cause.
     """
     if isinstance(error, Exception):
-        text = f"{kind} encountered an exception {type(error).__name__}: {error}"
+        colon = ":" if kind == "Flow run" else ""  # just as Prefect words them (rows 133, 151)
+        text = f"{kind} encountered an exception{colon} {type(error).__name__}: {error}"
         return State(FAILED, "Failed", text, error)
     text = f"{kind} was ended by {type(error).__name__}: {error}"
     crash = CrashedRun(text)

@@ -45,9 +45,9 @@ class Annotation(Generic[T]):
         return f"{type(self).__name__}({self.value!r})"
 
     def __eq__(self, other: object) -> bool:
-        if type(self) is not type(other):
+        if not isinstance(other, Annotation) or type(self) is not type(other):
             return NotImplemented
-        return bool(self.value == other.value)  # type: ignore[attr-defined]  # same class
+        return bool(self.value == other.value)
 
     def __hash__(self) -> int:
         return hash((type(self), self.value))

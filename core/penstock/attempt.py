@@ -6,11 +6,11 @@ since they are immutable, cheap to make by the ten thousand, and pickle by posit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import contextvars
+    from collections.abc import Callable, Mapping
 
 __all__ = ["Attempt", "Outcome", "OutcomeKind", "Packed", "RemoteError"]
 

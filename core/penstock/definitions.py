@@ -6,10 +6,10 @@ import copy
 import functools
 import inspect
 import types
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar, cast
 
-from penstock.exceptions import DefinitionError, ReservedArgumentError
 from penstock.engine.arguments import compile_binder
+from penstock.exceptions import DefinitionError, ReservedArgumentError
 from penstock.hooks import adapt_hook, adapt_state_handler, as_callables
 from penstock.options import HOOK_OPTIONS, checked_options
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["Definition"]
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 HookFunction = TypeVar("HookFunction", bound="Callable[..., Any]")
 
 RESERVED = ("return_state", "wait_for")
 
 
-class Definition(Generic[P, R]):
+class Definition(Generic[P, R_co]):
     """A function with options. `Task` and `Flow` say what calling it means.
 
     Attributes:
@@ -38,10 +38,10 @@ class Definition(Generic[P, R]):
         description: the text given, or the function's docstring.
     """
 
-    kind: Literal["task", "flow"]
-    _option_names: type
+    kind: ClassVar[Literal["task", "flow"]]
+    _option_names: ClassVar[type]
 
-    def __init__(self, fn: Callable[P, R], options: Mapping[str, Any]) -> None:
+    def __init__(self, fn: Callable[P, R_co], options: Mapping[str, Any]) -> None:
         owner = f"@{self.kind}"
         self.options: dict[str, Any] = checked_options(options, self._option_names, owner)
         self._descriptor: Any = None
@@ -52,9 +52,9 @@ class Definition(Generic[P, R]):
             raise DefinitionError(
                 f"{owner} goes above a function, or takes one as its first argument, not {fn!r}"
             )
-        self.fn: Callable[P, R] = fn
+        self.fn: Callable[P, R_co] = fn
         self._instance: Any = _NOT_BOUND
-        functools.update_wrapper(self, fn, updated=())
+        functools.update_wrapper(cast("Any", self), cast("Any", fn), updated=())
         self._settle_names()
         self._look_at_function()
         self._hooks: dict[StateType, list[Callable[..., Any]]] = {}
@@ -97,7 +97,7 @@ class Definition(Generic[P, R]):
     def _look_at_function(self) -> None:
         fn: Any = self.fn
         underlying = fn.func if isinstance(fn, functools.partial) else fn
-        if not inspect.isroutine(underlying) and hasattr(type(underlying), "__call__"):
+        if not inspect.isroutine(underlying) and callable(type(underlying)):
             underlying = type(underlying).__call__  # a callable object: look at its method
         self.is_async = inspect.iscoroutinefunction(underlying) or inspect.isasyncgenfunction(
             underlying

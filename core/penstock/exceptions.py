@@ -28,7 +28,7 @@
         ├── CrashedRun                        the run ended by an outside cause
         │   └── WorkerLost                    its worker died
         ├── RunnerBroken                      the task runner as a whole is gone
-        ├── IllegalMove                       a state change outside the table (a bug, ours or a handler's)
+        ├── IllegalMove                       a state change outside the table (a handler's bug?)
         └── UnfinishedRun                     asked for the result of a run that has none yet
 
 A task's own exception is never wrapped: it is raised again as it was.

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import dataclasses
-import datetime
 import functools
 import hashlib
 import inspect
 import logging
-import random
 import time
-from collections.abc import Callable, Coroutine, Generator, Mapping
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -39,7 +36,6 @@ from penstock.engine.lineage import Ledger
 from penstock.engine.streams import iterate, iterate_async
 from penstock.exceptions import DefinitionError, NotSupportedError
 from penstock.futures import PenstockFuture
-from penstock.hooks import adapt_retry_condition
 from penstock.logging import configure, level_number, run_logger
 from penstock.options import FlowOptions, checked_tags, checked_timeout
 from penstock.parameters import ParameterCheck
@@ -49,6 +45,8 @@ from penstock.runs import FlowRun, Plan
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
+    import datetime
+    from collections.abc import Callable, Coroutine, Generator, Mapping
     from typing import Self
 
     from penstock.runs import Run
@@ -57,13 +55,14 @@ __all__ = ["Flow", "flow"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 _engine_log = logging.getLogger("penstock.engine")
 _flow_log = logging.getLogger("penstock.flow_runs")
 
 
-class Flow(Definition[P, R]):
+class Flow(Definition[P, R_co]):
     """A function that calls tasks, under one run with a final state.
 
     Make one with the decorator `flow`. The flow waits for everything that it submitted. If it
@@ -72,9 +71,9 @@ class Flow(Definition[P, R]):
     """
 
     kind: ClassVar[Literal["task", "flow"]] = "flow"
-    _option_names = FlowOptions
+    _option_names: ClassVar[type] = FlowOptions
 
-    def __init__(self, fn: Callable[P, R], **options: Unpack[FlowOptions]) -> None:
+    def __init__(self, fn: Callable[P, R_co], **options: Unpack[FlowOptions]) -> None:
         self._runner_by_call: Any = None
         self._start_at: float | None = None
         super().__init__(fn, options)
@@ -169,7 +168,7 @@ class Flow(Definition[P, R]):
     # --- calls -------------------------------------------------------------------------
 
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
     @overload
     def __call__(
         self: Flow[Any, Coroutine[Any, Any, T]],
@@ -181,10 +180,16 @@ class Flow(Definition[P, R]):
     @overload
     def __call__(
         self, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
-    ) -> State[R]: ...
+    ) -> State[R_co]: ...
     @overload
-    def __call__(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> R: ...
     def __call__(
+        self,
+        *args: Any,
+        return_state: Literal[False] = False,
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> R_co: ...
+    def __call__(  # type: ignore[misc]  # a P with the reserved names is refused at definition
         self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
     ) -> Any:
         """Run the flow here and now, and return what its function returns.
@@ -224,9 +229,9 @@ class Flow(Definition[P, R]):
         self: Flow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> PenstockFuture[T]: ...
     @overload
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> PenstockFuture[R]: ...
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> PenstockFuture[R_co]: ...
     @overload
-    def submit(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> PenstockFuture[R]: ...
+    def submit(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> PenstockFuture[R_co]: ...
     def submit(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> Any:
         """Run the flow inside of the current one, beside it, and return a future at once.
 
@@ -294,10 +299,11 @@ class Flow(Definition[P, R]):
 
     def carried(self, run: Run) -> Callable[..., Any]:
         """Return what a thread calls to carry a submitted sub-flow: its whole life."""
+        sub_flow = cast("FlowRun", run)
 
         def carry(*_: Any, **__: Any) -> None:
             if self.is_async:
-                asyncio.run(_awaited(run, return_state=True))
+                asyncio.run(_awaited(sub_flow, return_state=True))
             else:
                 drive(run)
 

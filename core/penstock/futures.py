@@ -325,9 +325,7 @@ def _as_completed(
     waiting: dict[Run, list[PenstockFuture[R]]], timeout: float | None, deadline: float | None
 ) -> Iterator[PenstockFuture[R]]:
     total = len(waiting)
-    over = sorted(
-        (run for run in waiting if run.state.is_final()), key=lambda run: run.state.at
-    )
+    over = sorted((run for run in waiting if run.state.is_final()), key=lambda run: run.state.at)
     for run in over:
         yield from waiting.pop(run)
     if not waiting:

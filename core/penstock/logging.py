@@ -17,7 +17,7 @@ from penstock.tracebacks import format_user_traceback
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, MutableMapping
 
-    from penstock.runs import FlowRun, TaskRun
+    from penstock.runs import Run
 
 __all__ = [
     "ConsoleHandler",
@@ -74,7 +74,7 @@ def get_run_logger() -> RunLoggerAdapter:
     return run_logger(run)
 
 
-def run_logger(run: TaskRun | FlowRun) -> RunLoggerAdapter:
+def run_logger(run: Run) -> RunLoggerAdapter:
     """Return a logger whose records carry the names, ids and tags of a run."""
     return RunLoggerAdapter(_flow_runs if run.is_flow_run else _task_runs, run)
 
@@ -86,7 +86,7 @@ _task_runs = logging.getLogger(TASK_RUNS)
 class RunLoggerAdapter(logging.LoggerAdapter[logging.Logger]):
     """A logger of one run. An `extra=` of the caller's is added to the run's own fields."""
 
-    def __init__(self, logger: logging.Logger, run: TaskRun | FlowRun) -> None:
+    def __init__(self, logger: logging.Logger, run: Run) -> None:
         super().__init__(logger, None)
         self.run = run
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from penstock.annotations import Annotation, allow_failure, unmapped
+from penstock.annotations import Annotation, allow_failure
 from penstock.exceptions import MappingLengthMismatch, MappingMissingIterable
 from penstock.futures import PenstockFuture, PenstockFutureList, wait
 from penstock.options import OnError
@@ -37,7 +37,8 @@ def map_runs(
     """Submit a task for each item; see `Task.map`."""
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error is one of {', '.join(get_args(OnError))}, not {on_error!r}")
-    if max_in_flight is not None and (not isinstance(max_in_flight, int) or max_in_flight < 1):
+    most: object = max_in_flight
+    if most is not None and (not isinstance(most, int) or most < 1):
         raise ValueError(f"max_in_flight is a whole number >= 1, not {max_in_flight!r}")
     call = MappedCall(task, args, kwargs, wait_for, MapGroup(on_error))
     if call.futures:

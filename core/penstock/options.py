@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from penstock.annotations import NotSetType
-from penstock.cache_policies import CachePolicy
 from penstock.exceptions import DefinitionError
 from penstock.states import StateType
 from penstock.task_runners import TaskRunner
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+    from pathlib import Path
+
+    from penstock.cache_policies import CachePolicy
     from penstock.retries import RetryDelays
 
 __all__ = ["FlowOptions", "OnError", "TaskOptions", "TaskRunnerSpec", "checked_options"]
 
-Hooks: TypeAlias = Callable[..., Any] | Iterable[Callable[..., Any]] | None | NotSetType
+Hooks: TypeAlias = Callable[..., Any] | Iterable[Callable[..., Any]] | NotSetType | None
 TaskRunnerSpec: TypeAlias = str | TaskRunner | type[TaskRunner]
 """A runner by name (``"thread:8"``), as an object, or as a class to be made without arguments."""
 Delays: TypeAlias = "RetryDelays"
@@ -29,50 +30,50 @@ OnError: TypeAlias = Literal["continue", "fail_fast", "finish_running"]
 class TaskOptions(TypedDict, total=False):
     """The options of a task. Left out means unchanged, or the default; None clears an option."""
 
-    name: str | None | NotSetType
+    name: str | NotSetType | None
     """The task's name; by default the function's."""
-    description: str | None | NotSetType
+    description: str | NotSetType | None
     """By default the function's docstring."""
-    tags: Iterable[str] | None | NotSetType
+    tags: Iterable[str] | NotSetType | None
     """Labels of its runs, with those of the `tags()` blocks around the call."""
-    version: str | None | NotSetType
+    version: str | NotSetType | None
     """By default a hash of the function's source."""
-    cache_policy: CachePolicy | None | NotSetType
+    cache_policy: CachePolicy | NotSetType | None
     """What a cached result depends on."""
-    cache_key_fn: Callable[..., str | None] | None | NotSetType
+    cache_key_fn: Callable[..., str | None] | NotSetType | None
     """`(context, parameters) -> key`; wins over `cache_policy`."""
-    cache_expiration: timedelta | float | None | NotSetType
+    cache_expiration: timedelta | float | NotSetType | None
     """For how long a cached result may be used; a number is in seconds."""
-    task_run_name: str | Callable[..., str] | None | NotSetType
+    task_run_name: str | Callable[..., str] | NotSetType | None
     """A `str.format` template over the parameters, or a function that returns the name."""
-    retries: int | None | NotSetType
+    retries: int | NotSetType | None
     """How many more attempts a failure gets."""
-    retry_delay_seconds: Delays | None | NotSetType
+    retry_delay_seconds: Delays | NotSetType | None
     """The wait before each retry: a number, a list (its last value repeats), or a function of
     `retries` that gives a list."""
-    retry_jitter_factor: float | None | NotSetType
+    retry_jitter_factor: float | NotSetType | None
     """How much longer a wait may become at random; its mean stays."""
-    max_retry_delay_seconds: float | None | NotSetType
+    max_retry_delay_seconds: float | NotSetType | None
     """No wait is longer than this."""
-    retry_condition_fn: Callable[..., Any] | None | NotSetType
+    retry_condition_fn: Callable[..., Any] | NotSetType | None
     """`(task, task_run, state) -> bool`: whether this failure is worth a retry."""
-    crash_retries: int | None | NotSetType
+    crash_retries: int | NotSetType | None
     """How often it starts again when its worker was lost; not counted as retries."""
-    timeout_seconds: float | None | NotSetType
+    timeout_seconds: float | NotSetType | None
     """How long one attempt may take; 0 is no limit."""
-    log_prints: bool | None | NotSetType
+    log_prints: bool | NotSetType | None
     """Whether `print` writes to the run's log; by default as the flow does."""
-    persist_result: bool | None | NotSetType
+    persist_result: bool | NotSetType | None
     """Whether results go to storage."""
-    result_storage: str | Path | Any | None | NotSetType
+    result_storage: str | Path | Any | NotSetType | None
     """Where results are stored: a path, a URL, or a storage object."""
-    result_serializer: str | Any | None | NotSetType
+    result_serializer: str | Any | NotSetType | None
     """How results are written: ``"pickle"``, ``"json"``, ``"compressed/..."``, or an object."""
-    result_storage_key: str | None | NotSetType
+    result_storage_key: str | NotSetType | None
     """A template for the key that a result is stored under."""
-    cache_result_in_memory: bool | None | NotSetType
+    cache_result_in_memory: bool | NotSetType | None
     """Whether a stored result is kept in memory as well."""
-    refresh_cache: bool | None | NotSetType
+    refresh_cache: bool | NotSetType | None
     """Whether to run in any case, and overwrite what is cached."""
     on_running: Hooks
     """Called when an attempt begins."""
@@ -90,48 +91,48 @@ class TaskOptions(TypedDict, total=False):
     """Called with the transaction when it is rolled back."""
     state_handlers: Hooks
     """`(task, old_state, new_state) -> State | None`: may veto or rewrite every change."""
-    task_runner: TaskRunnerSpec | None | NotSetType
+    task_runner: TaskRunnerSpec | NotSetType | None
     """Where submitted runs of this task go, if not where the flow's go."""
-    priority: int | None | NotSetType
+    priority: int | NotSetType | None
     """Higher goes first among the runs that are ready."""
     viz_return_value: Any
     """Stands in for the result when a flow is drawn without running it."""
-    asset_deps: Sequence[Any] | None | NotSetType
+    asset_deps: Sequence[Any] | NotSetType | None
     """Keys of assets that the task reads; recorded with its runs."""
 
 
 class FlowOptions(TypedDict, total=False):
     """The options of a flow. Left out means unchanged, or the default; None clears an option."""
 
-    name: str | None | NotSetType
+    name: str | NotSetType | None
     """The flow's name; by default the function's, with dashes for underscores."""
-    version: str | None | NotSetType
+    version: str | NotSetType | None
     """By default a hash of the file the flow is defined in."""
-    flow_run_name: str | Callable[..., str] | None | NotSetType
+    flow_run_name: str | Callable[..., str] | NotSetType | None
     """A `str.format` template over the parameters, or a function that returns the name."""
-    retries: int | None | NotSetType
+    retries: int | NotSetType | None
     """How many more attempts a failure of the whole flow gets."""
-    retry_delay_seconds: Delays | None | NotSetType
+    retry_delay_seconds: Delays | NotSetType | None
     """The wait before each retry: a number, a list, or a function of `retries`."""
-    retry_jitter_factor: float | None | NotSetType
+    retry_jitter_factor: float | NotSetType | None
     """How much longer a wait may become at random; its mean stays."""
-    task_runner: TaskRunnerSpec | None | NotSetType
+    task_runner: TaskRunnerSpec | NotSetType | None
     """Where submitted runs go: ``"thread:8"``, a runner object, a runner class."""
-    description: str | None | NotSetType
+    description: str | NotSetType | None
     """By default the function's docstring."""
-    timeout_seconds: float | None | NotSetType
+    timeout_seconds: float | NotSetType | None
     """How long one attempt may take; what runs inside is cancelled then."""
-    validate_parameters: bool | None | NotSetType
+    validate_parameters: bool | NotSetType | None
     """Whether parameters are checked, and coerced, by their annotations; on by default."""
-    persist_result: bool | None | NotSetType
+    persist_result: bool | NotSetType | None
     """The default for its tasks, and for the flow's own result."""
-    result_storage: str | Path | Any | None | NotSetType
+    result_storage: str | Path | Any | NotSetType | None
     """The default for its tasks."""
-    result_serializer: str | Any | None | NotSetType
+    result_serializer: str | Any | NotSetType | None
     """The default for its tasks."""
-    cache_result_in_memory: bool | None | NotSetType
+    cache_result_in_memory: bool | NotSetType | None
     """Whether the flow's own stored result is kept in memory as well."""
-    log_prints: bool | None | NotSetType
+    log_prints: bool | NotSetType | None
     """Whether `print` writes to the run's log, for its tasks, too."""
     on_running: Hooks
     """Called when an attempt begins."""
@@ -145,9 +146,9 @@ class FlowOptions(TypedDict, total=False):
     """Called when a run was ended by an outside cause."""
     state_handlers: Hooks
     """`(flow, old_state, new_state) -> State | None`: may veto or rewrite every change."""
-    tags: Iterable[str] | None | NotSetType
+    tags: Iterable[str] | NotSetType | None
     """Labels of its runs and of the runs inside."""
-    tag_limits: Mapping[str, int] | None | NotSetType
+    tag_limits: Mapping[str, int] | NotSetType | None
     """How many runs with a tag may run at once inside of this flow."""
 
 
@@ -162,15 +163,15 @@ def checked_options(given: Mapping[str, Any], known: type, owner: str) -> dict[s
     return {name: value for name, value in given.items() if not isinstance(value, NotSetType)}
 
 
-def checked_tags(tags: Iterable[str] | None, owner: str) -> frozenset[str]:
+def checked_tags(tags: object, owner: str) -> frozenset[str]:
     """Return tags as a set; a single string is refused, since it would be a set of letters."""
     if tags is None:
         return frozenset()
     if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise DefinitionError(f"{owner}: tags is a list or set of strings, not {tags!r}")
-    found = list(tags)
+    found: list[Any] = list(tags)
     for tag in found:
-        if not isinstance(tag, str) or not tag:
+        if not tag or not isinstance(tag, str):
             raise DefinitionError(f"{owner}: a tag is a string with something in it, not {tag!r}")
     return frozenset(found)
 
@@ -182,6 +183,15 @@ def checked_timeout(value: object, owner: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise DefinitionError(f"{owner}: timeout_seconds is a number >= 0 or None, not {value!r}")
     return float(value) or None
+
+
+def checked_integer(value: object, option: str, owner: str) -> int:
+    """Return a whole number; None is 0."""
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise DefinitionError(f"{owner}: {option} is a whole number, not {value!r}")
+    return value
 
 
 def checked_count(value: object, option: str, owner: str) -> int:

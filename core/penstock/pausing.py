@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-import uuid
 import weakref
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock.context import current_flow_run, require_flow_run
 from penstock.engine.loop import Waiter
 from penstock.exceptions import MissingContextError, NotSupportedError, PauseTimeoutError
 from penstock.runs import FlowRun
 from penstock.states import Paused, Running
+
+if TYPE_CHECKING:
+    import uuid
 
 __all__ = ["pause_flow_run", "resume_flow_run", "suspend_flow_run"]
 

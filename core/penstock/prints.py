@@ -12,13 +12,13 @@ import io
 import sys
 import threading
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Sink", "captured"]
+__all__ = ["Sink", "captured", "is_captured", "leave_capture"]
 
 Sink: TypeAlias = Callable[[str], object]
 
@@ -60,6 +60,17 @@ class captured:  # noqa: N801  (reads as the function it is used as)
         token, self._token = self._token, None
         if token is not None:
             _sink.reset(token)
+
+
+def is_captured() -> bool:
+    """Whether `print` goes to some sink, in the calling code."""
+    return _sink.get() is not None
+
+
+def leave_capture(context: Context) -> None:
+    """Let what will run in this context print normally, whatever captured the code around it."""
+    if context.get(_sink) is not None:
+        context.run(_sink.set, None)
 
 
 class _Installation:

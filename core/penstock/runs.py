@@ -7,8 +7,6 @@ them is decided by `engine.task_run` and `engine.flow_run`, and carried out by t
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import itertools
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -17,10 +15,12 @@ from penstock.states import State, StateType
 
 if TYPE_CHECKING:
     import contextvars
+    import datetime
+    import itertools
     from collections.abc import Callable, Generator, Mapping, Sequence
 
-    from penstock.futures import PenstockFuture
     from penstock.engine.lineage import Ledger
+    from penstock.futures import PenstockFuture
     from penstock.retries import RetryPolicy
 
 __all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun"]
@@ -195,8 +195,8 @@ class Run:
         history = self._history
         if isinstance(history, list):
             return history
-        pending = State(StateType.PENDING, "Pending", None, None, history[0])
-        running = State(StateType.RUNNING, "Running", None, None, history[1])
+        pending: State[Any] = State(StateType.PENDING, "Pending", None, None, history[0])
+        running: State[Any] = State(StateType.RUNNING, "Running", None, None, history[1])
         return [pending, running, self.state]
 
     @property

@@ -121,8 +121,12 @@ class StateResult(Generic[R]):
             return state.data  # type: ignore[no-any-return]  # R by construction
         error = state.exception()
         if raise_on_failure or error is None:
-            raise error if error is not None else UnfinishedRun(
-                f"the run is in state {state} and has no result yet; wait for it first"
+            raise (
+                error
+                if error is not None
+                else UnfinishedRun(
+                    f"the run is in state {state} and has no result yet; wait for it first"
+                )
             )
         return error  # type: ignore[return-value]  # documented: the exception itself
 
@@ -359,6 +363,7 @@ class HasState(Protocol):
     """What `advance` moves: anything with a state and a history."""
 
     state: State[Any]
+
     @property
     def states(self) -> list[State[Any]]:
         """The history, to be appended to."""
@@ -386,9 +391,10 @@ def advance(run: HasState, new: State[R], now: float) -> State[R]:
     """
     old = run.state
     if not is_legal(old, new):
+        legal = LEGAL_AFTER_PROVISIONAL if old.provisional else LEGAL_MOVES.get(old.type, ())
         raise IllegalMove(
             f"{run!r} cannot go from {old} to {new}; from there it may go to: "
-            + (", ".join(sorted(LEGAL_MOVES.get(old.type, ()))) or "nowhere, it has ended")
+            + (", ".join(sorted(legal)) or "nowhere, it has ended")
         )
     if new.at:
         new = dataclasses.replace(new, at=now)

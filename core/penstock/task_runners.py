@@ -14,6 +14,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from penstock.attempt import Attempt, Outcome, OutcomeKind, Packed, RemoteError
+from penstock.exceptions import TaskRunnerNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,8 @@ class Capabilities:
     """`blocked(id, True)` adds a slot while a task waits for other tasks."""
     may_rerun: bool = False
     """The substrate may run an attempt a second time by itself."""
+    keeps_warm: bool = False
+    """Idle workers may outlive `close()` for a while, for the next runner of their kind."""
     elastic: bool = False
     """`slots()` changes while the runner is open."""
     runs_in_caller: bool = False
@@ -124,7 +127,8 @@ class TaskRunner(abc.ABC):
 
     **Cancelling is a request.** `cancel()` returns at once and an outcome comes all the same:
     ``stopped`` if user code was prevented or ended, ``abandoned`` at once where it cannot be, or
-    the true end if that was first. Deadlines are the engine's: it counts from `Started`, sets
+    the true end if that was first (a coroutine that returns a value in spite of the request has
+    ``returned``). Deadlines are the engine's: it counts from `Started`, sets
     the state on time whatever the runner says, and calls ``cancel(hard=True)``.
 
     **Forks.** `submit()` in a forked child of the process that called `open()` raises
@@ -185,7 +189,8 @@ class TaskRunner(abc.ABC):
     def close(self, grace_seconds: float = 0.0) -> None:
         """End: wait for running attempts up to `grace_seconds`, then stop them as `kill` allows.
 
-        Leaves no process, file or idle thread. Safe to call twice and after `Broken`.
+        What has not begun is ``stopped``. Leaves no process, file or idle thread, unless
+        `Capabilities.keeps_warm`. Safe to call twice and after `Broken`; `open()` may follow.
         """
 
 

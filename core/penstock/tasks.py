@@ -8,7 +8,6 @@ import inspect
 import itertools
 import time
 import types
-from collections.abc import Callable, Coroutine, Generator, Mapping
 from datetime import timedelta
 from typing import (
     TYPE_CHECKING,
@@ -41,6 +40,7 @@ from penstock.options import (
     OnError,
     TaskOptions,
     checked_count,
+    checked_integer,
     checked_tags,
     checked_timeout,
 )
@@ -51,6 +51,7 @@ from penstock.source_hashing import source_hash
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator, Mapping
     from typing import Self
 
     from penstock.engine.driver import Engine
@@ -60,21 +61,22 @@ __all__ = ["Task", "exponential_backoff", "task", "task_input_hash"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 _NO_KEYWORDS: Mapping[str, Any] = types.MappingProxyType({})
 
 
-class Task(Definition[P, R]):
+class Task(Definition[P, R_co]):
     """A function whose calls are recorded, retried, timed, and may run elsewhere.
 
     Make one with the decorator `task`. A task belongs to no flow: where it is called decides.
     """
 
     kind: ClassVar[Literal["task", "flow"]] = "task"
-    _option_names = TaskOptions
+    _option_names: ClassVar[type] = TaskOptions
 
-    def __init__(self, fn: Callable[P, R], **options: Unpack[TaskOptions]) -> None:
+    def __init__(self, fn: Callable[P, R_co], **options: Unpack[TaskOptions]) -> None:
         super().__init__(fn, options)
 
     # --- definition --------------------------------------------------------------------
@@ -90,7 +92,7 @@ class Task(Definition[P, R]):
         owner, get = f"task {self.name!r}", self.options.get
         self.tags = checked_tags(get("tags"), owner)
         self.timeout_seconds = checked_timeout(get("timeout_seconds"), owner)
-        self.priority = 0 if get("priority") is None else int(get("priority"))
+        self.priority = checked_integer(get("priority"), "priority", owner)
         if get("crash_retries") is not None:
             checked_count(get("crash_retries"), "crash_retries", owner)
         self._retry_policy(settings.Settings())  # an impossible option is refused here
@@ -149,7 +151,11 @@ class Task(Definition[P, R]):
         )
 
     def plan(
-        self, defaults: settings.Settings, flow_run: FlowRun | None, engine: Engine, tags: frozenset[str]
+        self,
+        defaults: settings.Settings,
+        flow_run: FlowRun | None,
+        engine: Engine,
+        tags: frozenset[str],
     ) -> Plan:
         """Settle all options for the runs of one flow run."""
         get = self.options.get
@@ -186,7 +192,7 @@ class Task(Definition[P, R]):
     # --- calls -------------------------------------------------------------------------
 
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
     @overload
     def __call__(
         self: Task[Any, Coroutine[Any, Any, T]],
@@ -198,10 +204,16 @@ class Task(Definition[P, R]):
     @overload
     def __call__(
         self, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
-    ) -> State[R]: ...
+    ) -> State[R_co]: ...
     @overload
-    def __call__(self, *args: Any, wait_for: Any = None, **kwargs: Any) -> R: ...
     def __call__(
+        self,
+        *args: Any,
+        return_state: Literal[False] = False,
+        wait_for: Any = None,
+        **kwargs: Any,
+    ) -> R_co: ...
+    def __call__(  # type: ignore[misc]  # a P with the reserved names is refused at definition
         self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
     ) -> Any:
         """Run the task here and now, in the calling thread, and return what the function returns.
@@ -228,15 +240,15 @@ class Task(Definition[P, R]):
         return state if return_state else outcome_of(run, state)
 
     @overload
-    def submit(
+    def submit(  # type: ignore[overload-overlap]  # return_state is no name that P has
         self: Task[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> PenstockFuture[T]: ...
     @overload
-    def submit(
+    def submit(  # type: ignore[overload-overlap]  # return_state is no name that P has
         self: Task[P, Generator[T, Any, Any]], *args: P.args, **kwargs: P.kwargs
     ) -> PenstockFuture[list[T]]: ...
     @overload
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> PenstockFuture[R]: ...
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> PenstockFuture[R_co]: ...
     @overload
     def submit(
         self: Task[Any, Coroutine[Any, Any, T]],
@@ -248,7 +260,7 @@ class Task(Definition[P, R]):
     @overload
     def submit(
         self, *args: Any, return_state: Literal[True], wait_for: Any = None, **kwargs: Any
-    ) -> State[R]: ...
+    ) -> State[R_co]: ...
     @overload
     def submit(
         self,
@@ -256,8 +268,8 @@ class Task(Definition[P, R]):
         return_state: Literal[False] = False,
         wait_for: Any = None,
         **kwargs: Any,
-    ) -> PenstockFuture[R]: ...
-    def submit(
+    ) -> PenstockFuture[R_co]: ...
+    def submit(  # type: ignore[misc]  # a P with the reserved names is refused at definition
         self, *args: Any, return_state: bool = False, wait_for: Any = None, **kwargs: Any
     ) -> Any:
         """Hand the task to the task runner, and return a future at once.
@@ -294,7 +306,7 @@ class Task(Definition[P, R]):
         on_error: OnError = "continue",
         max_in_flight: int | None = None,
         **kwargs: Any,
-    ) -> PenstockFutureList[R]: ...
+    ) -> PenstockFutureList[R_co]: ...
     def map(
         self,
         *args: Any,
@@ -348,9 +360,7 @@ class Task(Definition[P, R]):
         run.engine.submit(run)
         return run
 
-    def _new_run(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any
-    ) -> TaskRun:
+    def _new_run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any) -> TaskRun:
         parameters = self._binder(*args, **kwargs)
         parent = CURRENT.get()
         flow_run: FlowRun | None
@@ -358,9 +368,7 @@ class Task(Definition[P, R]):
             engine, flow_run = ambient_engine(), None
         else:
             engine = parent.engine
-            flow_run = cast(
-                "FlowRun | None", parent if parent.is_flow_run else parent.flow_run
-            )
+            flow_run = cast("FlowRun | None", parent if parent.is_flow_run else parent.flow_run)
         tags = TAGS.get()
         key = (self, tags)
         plans = engine.plans if flow_run is None else flow_run.plans

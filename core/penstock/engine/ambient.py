@@ -20,7 +20,7 @@ _pid = 0
 
 def ambient_engine() -> Engine:
     """Return the engine for runs that no flow is around, with the settings of this moment."""
-    global _engine, _pid  # noqa: PLW0603  (one a process is the point)
+    global _engine, _pid
     now = settings.current()
     engine = _engine
     if engine is None or _pid != os.getpid():
@@ -42,7 +42,7 @@ def ambient_engine() -> Engine:
 @atexit.register
 def close_ambient_engine() -> None:
     """Wait for what was submitted, and close. At exit; tests call it, too."""
-    global _engine  # noqa: PLW0603
+    global _engine
     engine, _engine = _engine, None
     if engine is None or _pid != os.getpid():
         return

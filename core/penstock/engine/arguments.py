@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["compile_binder", "find_runs", "look_through", "put_values", "upstream_problem"]
 
+_PREFIXES: dict[Any, str] = {
+    inspect.Parameter.VAR_POSITIONAL: "*",
+    inspect.Parameter.VAR_KEYWORD: "**",
+}
 _ATOMS = frozenset({int, float, str, bytes, bool, type(None), complex, range})
 
 
-def compile_binder(
-    signature: inspect.Signature, name: str
-) -> Callable[..., dict[str, Any]]:
+def compile_binder(signature: inspect.Signature, name: str) -> Callable[..., dict[str, Any]]:
     """Return a function with this signature that gives its arguments by name.
 
     Compiled, as `inspect.Signature.bind` takes 5 us where this takes 0.3, on every call of every
@@ -37,7 +39,11 @@ def compile_binder(
     for parameter in signature.parameters.values():
         kind = parameter.kind
         positional_only = inspect.Parameter.POSITIONAL_ONLY
-        if previous is not None and previous.kind is positional_only and kind is not positional_only:
+        if (
+            previous is not None
+            and previous.kind is positional_only
+            and kind is not positional_only
+        ):
             parts.append("/")
         if (
             kind is inspect.Parameter.KEYWORD_ONLY
@@ -45,8 +51,7 @@ def compile_binder(
             and not any(part.startswith("*") for part in parts)
         ):
             parts.append("*")
-        prefix = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-        part = prefix.get(kind, "") + parameter.name
+        part = _PREFIXES.get(kind, "") + parameter.name
         if parameter.default is not inspect.Parameter.empty:
             defaults[f"_default_{parameter.name}"] = parameter.default
             part += f"=_default_{parameter.name}"

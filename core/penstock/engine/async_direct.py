@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.attempt import Outcome
 from penstock.context import CURRENT
+from penstock.engine import interrupts
 from penstock.engine.commands import READY, RESOLVE, SETTLE, Execute, Report, Sleep
 from penstock.engine.direct import begin_flow_attempt, finish
 from penstock.engine.waiting import AsyncWaiter
@@ -43,6 +44,7 @@ async def drive_async(run: Run) -> State[Any]:
             except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
                 error = problem
     except StopIteration as end:
+        interrupts.pass_on(run.interrupt)
         return end.value  # type: ignore[no-any-return]
     finally:
         finish(run, engine)
@@ -85,9 +87,10 @@ async def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
     token = CURRENT.set(run)
     began = time.monotonic()
     timed_out = False
+    limit = asyncio.timeout(plan.timeout_seconds or None)
     try:
         try:
-            async with asyncio.timeout(plan.timeout_seconds or None) as limit:
+            async with limit:
                 with captured(run_logger(run).info if plan.log_prints else None):
                     value = await call_async(plan.subject.fn, run.args, run.kwargs)
             outcome = Outcome(0, "returned", value, None, "", True, time.monotonic() - began)

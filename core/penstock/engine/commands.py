@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from penstock.attempt import Outcome
 from penstock.states import State
+
+if TYPE_CHECKING:
+    from penstock.attempt import Outcome
 
 __all__ = [
     "READY",

@@ -19,6 +19,7 @@ from penstock.engine.commands import (
 )
 from penstock.engine.execution import printing_to_log
 from penstock.engine.loop import Waiter
+from penstock.prints import is_captured
 from penstock.runs import Tally
 from penstock.tracebacks import cut_own_frames
 from penstock.worker import call
@@ -37,12 +38,15 @@ def drive(run: Run) -> State[Any]:
     """Drive a run from its beginning to its end in the calling thread, and return its last state."""
     engine: Engine = run.engine
     if not engine.loop.guards_signals():
-        return _drive(run, engine)
-    interrupts.enter_library()
-    try:
-        return _drive(run, engine)
-    finally:
-        interrupts.leave_library()
+        state = _drive(run, engine)
+    else:
+        interrupts.enter_library()
+        try:
+            state = _drive(run, engine)
+        finally:
+            interrupts.leave_library()
+    interrupts.pass_on(run.interrupt)
+    return state
 
 
 def _drive(run: Run, engine: Engine) -> State[Any]:
@@ -87,6 +91,8 @@ def finish(run: Run, engine: Engine) -> None:
     """Close a directly driven run, also one that was broken off."""
     if run.plan.limited_tags:
         engine.loop.run_home(lambda: engine.dispatcher.release(run))
+    if not run.state.is_final():  # broken off in the middle of the engine: its thread was given up
+        engine.break_off(run)
     if not run.was_submitted:  # else the driver does, when its thread has reported
         engine.close_books(run)
 
@@ -109,26 +115,26 @@ def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
     if run.is_flow_run:
         begin_flow_attempt(run)  # type: ignore[arg-type]
     fn: Callable[..., Any] = plan.subject.fn
-    if plan.log_prints:
+    if plan.log_prints or is_captured():
         fn = printing_to_log(fn, run)
     guarded = engine.loop.guards_signals()
     token = CURRENT.set(run)
+    deadline: interrupts.Deadline | None = None
     began = time.monotonic()
     try:
         if plan.timeout_seconds:
             with interrupts.deadline_here(plan.timeout_seconds, engine.loop.call_later) as deadline:
                 outcome = _call(run, fn, guarded=guarded, began=began)
-            if deadline is not None and deadline.reached:
-                return Report(outcome, engine.clock.time(), timed_out=True)
         else:
             outcome = _call(run, fn, guarded=guarded, began=began)
-    except interrupts.DeadlineReached as reached:
-        outcome = Outcome(0, "stopped", error=reached)
-        return Report(outcome, engine.clock.time(), timed_out=True)
+    except interrupts.DeadlineReached as reached:  # in a thread, after the function has returned
+        outcome = Outcome(0, "raised", error=reached)
     finally:
         CURRENT.reset(token)
         if plan.limited_tags and not run.is_flow_run:
             engine.loop.run_home(lambda: engine.dispatcher.release(run))
+    if deadline is not None and deadline.reached:
+        return Report(outcome, engine.clock.time(), timed_out=True)
     if outcome.kind == "raised":
         return _raised(run, engine, outcome)
     return Report(outcome, engine.clock.time(), cancelled=run.cancel_requested)
@@ -146,13 +152,12 @@ def _call(run: Run, fn: Callable[..., Any], *, guarded: bool, began: float) -> O
         if guarded:
             before, interrupts.main.inside = interrupts.main.inside, 0  # as `user_code()`
             try:
+                interrupts.check()  # or what came just before would wait for the function's end
                 value = call(fn, run.args, run.kwargs)
             finally:
                 interrupts.main.inside = before
         else:
             value = call(fn, run.args, run.kwargs)
-    except interrupts.DeadlineReached:
-        raise
     except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
         cut_own_frames(error)
         return Outcome(0, "raised", None, error, "", True, time.monotonic() - began)
@@ -163,9 +168,12 @@ def _raised(run: Run, engine: Engine, outcome: Outcome) -> Report:
     """Ctrl-C in the function, or a request to cancel, is no failure of the function's."""
     if not isinstance(outcome.error, Exception):
         run.interrupt = outcome.error  # type: ignore[assignment]  # an exception object, in here
-    cancelled = run.cancel_requested or isinstance(outcome.error, KeyboardInterrupt)
+    out_of_time = isinstance(outcome.error, interrupts.DeadlineReached)  # a run around this one
+    cancelled = run.cancel_requested or isinstance(outcome.error, KeyboardInterrupt) or out_of_time
     if cancelled and run.cancel_reason is None:
-        run.cancel_reason = "interrupted by Ctrl-C"
+        run.cancel_reason = (
+            "the run around it has timed out" if out_of_time else "interrupted by Ctrl-C"
+        )
     return Report(outcome, engine.clock.time(), cancelled=cancelled)
 
 

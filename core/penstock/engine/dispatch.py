@@ -15,6 +15,7 @@ from penstock.attempt import Attempt, Outcome
 from penstock.context import CURRENT
 from penstock.engine.execution import user_function
 from penstock.engine.limits import TagLimits
+from penstock.prints import leave_capture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,7 +95,9 @@ class Dispatcher:
 
     # --- runners -----------------------------------------------------------------------
 
-    def handle_for(self, key: Any, make: Callable[[], TaskRunner], description: str) -> RunnerHandle:
+    def handle_for(
+        self, key: Any, make: Callable[[], TaskRunner], description: str
+    ) -> RunnerHandle:
         """Return the handle under this key; the first to ask makes the runner."""
         handle = self._handles.get(key)
         if handle is None:
@@ -219,6 +222,7 @@ class Dispatcher:
             # A retry must not find what the attempt before has set.
             context = run.context.copy() if plan.retries.retries else run.context
             context.run(CURRENT.set, run)
+            leave_capture(context)
         handle.batch.append(
             Attempt(
                 number,

@@ -32,7 +32,7 @@ from penstock.engine.dispatch import Dispatcher
 from penstock.engine.loop import Clock, Loop, RealClock
 from penstock.engine.task_run import task_run
 from penstock.engine.waiting import Waiting
-from penstock.exceptions import IllegalMove
+from penstock.exceptions import CrashedRun, IllegalMove
 from penstock.futures import PenstockFuture
 from penstock.hooks import finish as finish_awaitable
 from penstock.logging import run_logger
@@ -107,6 +107,16 @@ class Engine(Waiting):
 
     def submit(self, run: Run) -> None:
         """Take a new run, to be driven from here on."""
+        if not self.loop.guards_signals():
+            self._submit(run)
+            return
+        interrupts.enter_library()
+        try:
+            self._submit(run)
+        finally:
+            interrupts.leave_library()
+
+    def _submit(self, run: Run) -> None:
         run.was_submitted = True
         (run.flow_run if run.flow_run is not None else self).active.add(run)
         loop = self.loop
@@ -115,16 +125,11 @@ class Engine(Waiting):
             loop.post(Begin(run))
             loop.ensure_standby(urgent=not loop.may_drive())
             return
-        guarded = loop.guards_signals()
-        if guarded:
-            interrupts.enter_library()
         try:
             self._begin(run)
             loop.drain()
         finally:
             loop.give_turn()
-            if guarded:
-                interrupts.leave_library()
         loop.ensure_standby()
 
     def _begin(self, run: Run) -> None:
@@ -144,7 +149,7 @@ class Engine(Waiting):
         run.left = waiting
         if waiting:
             return
-        if run.is_flow_run or not run.upstream and run.plan.run_name is None:
+        if run.is_flow_run or (not run.upstream and run.plan.run_name is None):
             # Nothing to decide before there is a place: its life begins then, in `_go`, so that
             # a run in the queue takes 0.5 kB less.
             self.dispatcher.enqueue(run)
@@ -160,7 +165,7 @@ class Engine(Waiting):
             life = run.life = task_run(run, self.rng)  # type: ignore[arg-type]  # no flow run
         try:
             while True:
-                command = life.send(answer) if error is None else life.throw(error)
+                command: Any = life.send(answer) if error is None else life.throw(error)
                 answer = error = None
                 kind = type(command)
                 if kind is Execute:
@@ -185,15 +190,16 @@ class Engine(Waiting):
             self._finish(run)
         except Exception as problem:  # a fault of ours, or a state nobody may enter
             _log.exception("The life of %r ended by a fault", run.name)
-            self._force_end(run, problem)
+            if not run.state.is_final():
+                self.break_off(run, problem)
+            self._finish(run)
 
-    def _force_end(self, run: Run, problem: BaseException) -> None:
-        if not run.state.is_final():
-            text = f"the engine failed to carry on with this run: {problem!r}"
-            state: State[Any] = State(CRASHED, "Crashed", text, problem, self.clock.time())
-            run.state = state
-            run.states.append(state)
-        self._finish(run)
+    def break_off(self, run: Run, problem: BaseException | None = None) -> None:
+        """End a run whose life cannot be carried on, so that it does end."""
+        why = "its thread was given up" if problem is None else f"the engine failed: {problem!r}"
+        text = f"{run.name!r} was broken off: {why}"
+        error = problem if problem is not None else CrashedRun(text)
+        advance(run, State(CRASHED, "Crashed", text, error), self.clock.time())
 
     def _sleep(self, run: Run, seconds: float) -> None:
         self._sleepers.add(run)
@@ -290,9 +296,7 @@ class Engine(Waiting):
         if logger.isEnabledFor(level):
             run_logger(run).log(level, "Finished in state %s", state)
 
-    def _run_hooks(
-        self, hooks: Sequence[Callable[..., Any]], run: Run, state: State[Any]
-    ) -> None:
+    def _run_hooks(self, hooks: Sequence[Callable[..., Any]], run: Run, state: State[Any]) -> None:
         before = run.states[-2] if len(run.states) > 1 else state
         for hook in tuple(hooks):
             try:
@@ -467,8 +471,10 @@ class Engine(Waiting):
         cancelled = (
             run.cancel_requested
             or outcome.kind == "stopped"
-            or isinstance(outcome.error, KeyboardInterrupt)
+            or isinstance(outcome.error, (KeyboardInterrupt, interrupts.Interrupted))
         )
+        if isinstance(outcome.error, interrupts.Interrupted):
+            run.cancel_reason = run.cancel_reason or str(outcome.error)
         return Report(outcome, self.clock.time(), timed_out, cancelled and not timed_out)
 
     def _flow_body_returned(self, run: Run, outcome: Outcome) -> None:
@@ -498,9 +504,7 @@ class Engine(Waiting):
 
         return bool(self.loop.run_home(ask))
 
-    def cancel_one(
-        self, run: Run, reason: str, *, kill: bool, only_waiting: bool = False
-    ) -> None:
+    def cancel_one(self, run: Run, reason: str, *, kill: bool, only_waiting: bool = False) -> None:
         """Ask one run to end. Under the turn.
 
         Args:

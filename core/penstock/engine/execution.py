@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.engine import interrupts
 from penstock.logging import run_logger
 from penstock.prints import captured
+from penstock.worker import call_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,15 +29,18 @@ def user_function(run: Run, capabilities: Capabilities) -> Callable[..., Any]:
     if plan.is_async and not capabilities.async_functions:
         fn = in_own_event_loop(fn)
     if capabilities.runs_in_caller:
-        fn = interruptible(fn, plan.timeout_seconds, run.engine.loop.call_later)
+        limit = None if run.is_flow_run else plan.timeout_seconds  # a flow's life keeps its own
+        if plan.is_async and capabilities.async_functions and not run.is_flow_run:
+            return interruptible_async(fn, limit)
+        fn = interruptible(fn, limit, run.engine.loop.call_later)
     return fn
 
 
 def printing_to_log(
     fn: Callable[..., Any], run: Run, *, is_async: bool = False
 ) -> Callable[..., Any]:
-    """Return the function with its prints sent to the run's log."""
-    sink = run_logger(run).info
+    """Return the function with its prints sent to the run's log, or printed if it has none."""
+    sink = run_logger(run).info if run.plan.log_prints else None
     if is_async:
 
         @functools.wraps(fn)
@@ -87,11 +91,43 @@ def interruptible(
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with interrupts.deadline_here(timeout_seconds, call_later):
+        with interrupts.deadline_here(timeout_seconds, call_later) as own:
             if not interrupts.is_main_thread():
                 return fn(*args, **kwargs)
-            with interrupts.user_code():
-                value = fn(*args, **kwargs)
-                return list(value) if hasattr(value, "gi_frame") else value
+            try:
+                with interrupts.user_code():
+                    value = fn(*args, **kwargs)
+                    return list(value) if hasattr(value, "gi_frame") else value
+            except (KeyboardInterrupt, interrupts.DeadlineReached) as error:
+                if own is not None and getattr(error, "deadline", None) is own:
+                    raise
+                interrupts.postpone(error)  # it is for the code that submitted, too
+                raise interrupts.Interrupted(str(error) or "interrupted by Ctrl-C") from None
+
+    return call
+
+
+def interruptible_async(
+    fn: Callable[..., Any], timeout_seconds: float | None
+) -> Callable[..., Any]:
+    """As `interruptible`, for a coroutine function: what ends it cancels it at its `await`."""
+
+    @functools.wraps(fn)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        task = asyncio.current_task()
+        assert task is not None
+        loop = asyncio.get_running_loop()
+        with interrupts.waking(lambda: loop.call_soon_threadsafe(task.cancel)):
+            try:
+                async with asyncio.timeout(timeout_seconds) as limit:
+                    return await call_async(fn, args, kwargs)
+            except TimeoutError:
+                if limit.expired():
+                    raise interrupts.DeadlineReached from None
+                raise  # the user's own
+            except asyncio.CancelledError:
+                if interrupts.is_pending():  # it stays so, for the code that submitted
+                    raise interrupts.Interrupted("interrupted with the code around it") from None
+                raise
 
     return call

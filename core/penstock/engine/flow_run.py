@@ -20,7 +20,16 @@ from penstock.engine.commands import (
     Report,
     Sleep,
 )
-from penstock.engine.task_run import end, failure, may_retry, retry, returned, start, the_error
+from penstock.engine.task_run import (
+    end,
+    enter,
+    failure,
+    may_retry,
+    retry,
+    returned,
+    start,
+    the_error,
+)
 from penstock.exceptions import FlowRunTimeoutError, UnobservedFailureError
 from penstock.states import State, StateType
 
@@ -49,9 +58,7 @@ def flow_run(
     plan = run.plan
     try:
         if start_at is not None:
-            state: State[Any] = yield Enter(
-                State(SCHEDULED, "Scheduled", scheduled_at=start_at)
-            )
+            state: State[Any] = yield Enter(State(SCHEDULED, "Scheduled", scheduled_at=start_at))
             yield Sleep(max(0.0, start_at - state.at))
             yield Enter(State(StateType.PENDING, "Pending"))
         if run.upstream:
@@ -66,7 +73,7 @@ def flow_run(
             except Exception as error:  # noqa: BLE001  (the naming function is the user's)
                 return (yield from end(run, failure(error, "Flow run")))
         failures = 0
-        following = State(RUNNING, "Running")
+        following: State[Any] = State(RUNNING, "Running")
         while True:
             state = yield from start(run, following)
             if state.type is not RUNNING:
@@ -84,11 +91,10 @@ def flow_run(
             if run.cancel_requested and not report.timed_out:  # asked while its runs were awaited
                 report = report._replace(cancelled=True)
             concluded = conclusion(run, report, tally, unobserved)
-            for line in remarks(tally, concluded, unobserved):
-                yield line
+            yield from remarks(tally, concluded, unobserved)
             state = (yield Propose(concluded)) if plan.handlers else concluded
             if state.type is FAILED and not report.cancelled:
-                error = state.exception()
+                problem = state.exception()
                 if failures < plan.retries.retries and (yield from may_retry(run, state)):
                     failures += 1
                     delay = plan.retries.delay_seconds(failures, rng)
@@ -96,13 +102,15 @@ def flow_run(
                     continue
                 if report.outcome.kind == "raised" and not report.timed_out:
                     yield Log(
-                        logging.ERROR, f"Encountered exception during execution: {error!r}", error
+                        logging.ERROR,
+                        f"Encountered exception during execution: {problem!r}",
+                        problem,
                     )
-            return (yield Enter(state))
+            return (yield from enter(state))
     except CancelRun as cancel:
         yield CancelChildren("the flow run was cancelled", kill=True)
         yield SETTLE
-        return (yield Enter(State(CANCELLED, "Cancelled", str(cancel) or None)))
+        return (yield from enter(State(CANCELLED, "Cancelled", str(cancel) or None)))
 
 
 def conclusion(run: FlowRun, report: Report, tally: Tally, unobserved: str) -> State[Any]:

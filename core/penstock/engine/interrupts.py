@@ -10,6 +10,7 @@ set in them (`thread_deadline`).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import signal
@@ -29,9 +30,13 @@ _HAS_ALARM = hasattr(signal, "setitimer")
 class DeadlineReached(BaseException):
     """Raised in user code whose time is up. A `BaseException`, so that it is not caught easily."""
 
-    def __init__(self, deadline: Deadline) -> None:
+    def __init__(self, deadline: Deadline | None = None) -> None:
         super().__init__("the time limit of a run was reached")
         self.deadline = deadline
+
+
+class Interrupted(BaseException):
+    """Ends an attempt in the calling thread, where the code around it was interrupted."""
 
 
 class Deadline:
@@ -47,17 +52,29 @@ class Deadline:
 
 
 class MainThread:
-    """What the signal handlers of this process share with the code they interrupt."""
+    """What the signal handlers of this process share with the code they interrupt.
 
-    inside = 0
-    presses = 0
-    pressed = False
-    installed = 0
-    wake: Callable[[], None] | None = None
-    deadlines: list[Deadline] = []  # noqa: RUF012  (one object per process)
+    Attributes:
+        inside: how many blocks of library code are around the main thread's current code.
+        presses: how often Ctrl-C was pressed since the outermost run began.
+        pressed: it was pressed while signals were held back.
+        installed: how many `catching_ctrl_c` blocks there are.
+        wake: makes a waiting loop look around.
+        deadlines: the limits that are running, outermost first.
+    """
+
+    __slots__ = ("deadlines", "inside", "installed", "pressed", "presses", "wake")
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.presses = 0
+        self.pressed = False
+        self.installed = 0
+        self.wake: Callable[[], None] | None = None
+        self.deadlines: list[Deadline] = []
 
 
-main = MainThread
+main = MainThread()
 
 
 def is_main_thread() -> bool:
@@ -110,6 +127,42 @@ def check() -> None:
         if deadline.reached and not deadline.ended:
             deadline.ended = True
             raise DeadlineReached(deadline)
+
+
+def is_pending() -> bool:
+    """Whether something waits to be delivered to the main thread."""
+    return main.pressed or any(each.reached and not each.ended for each in main.deadlines)
+
+
+@contextlib.contextmanager
+def waking(wake: Callable[[], object]) -> Iterator[None]:
+    """Call this, too, in the block, when something has to wait; from the signal handler."""
+    before = main.wake
+
+    def wake_all() -> None:
+        if before is not None:
+            before()
+        wake()
+
+    main.wake = wake_all
+    try:
+        yield
+    finally:
+        main.wake = before
+
+
+def postpone(error: BaseException) -> None:
+    """Deliver once more, at the next safe place, what library code has caught."""
+    if isinstance(error, KeyboardInterrupt):
+        main.pressed = True
+    elif isinstance(error, DeadlineReached) and error.deadline is not None:
+        error.deadline.ended = False
+
+
+def pass_on(error: BaseException | None) -> None:
+    """Raise what has interrupted a run from outside; asking for its state does not stop that."""
+    if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError, DeadlineReached)):
+        raise error
 
 
 def presses() -> int:
@@ -245,18 +298,21 @@ def thread_deadline(
     try:
         yield deadline
     except _Rung:
+        if not deadline.reached:  # that of a block around this one
+            raise
         raise DeadlineReached(deadline) from None
     finally:
         try:
             with deadline.lock:
                 deadline.ended = True
-                # Set and not met yet: taken back, so that it cannot go off in our own code.
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+                if deadline.reached:
+                    # Set and not met yet: taken back, so that it cannot go off in our own code.
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
         except _Rung:
             deadline.ended = True
 
 
-class _Rung(BaseException):
+class _Rung(DeadlineReached):
     """What `thread_deadline` sets in a thread: an exception class, as the C call demands."""
 
 

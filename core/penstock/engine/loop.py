@@ -293,7 +293,8 @@ class Loop:
     def run_home(self, fn: Callable[[], Any]) -> Any:
         """Run a function under the turn: here, if this thread may drive, else on the driver."""
         if self.may_drive():
-            with self.turn():
+            guard = interrupts.library_code() if self.guards_signals() else contextlib.nullcontext()
+            with guard, self.turn():
                 return fn()
         reply = Waiter()
         answer: list[Any] = []
@@ -326,14 +327,17 @@ class Loop:
             self._standby_rests = False
             self._bell.put(urgent)
 
+    def _is_idle(self) -> bool:
+        return not self.in_flight and not self._timers and self.inbox.empty()
+
     def _stand_by(self) -> None:
         nap, beats = FIRST_LOOK_SECONDS, -1
         urgent = False
         while not self._closed:
             if not urgent:
-                if not self.in_flight and not self._timers and self.inbox.empty():
+                if self._is_idle():
                     self._standby_rests = True
-                    if not self.in_flight and not self._timers and self.inbox.empty():
+                    if self._is_idle():  # else something came in before anybody could see us rest
                         urgent = self._bell.get()
                         nap = FIRST_LOOK_SECONDS
                         continue

@@ -59,7 +59,7 @@ def task_run(run: TaskRun, rng: random.Random) -> Life:
             except Exception as error:  # noqa: BLE001  (the naming function is the user's)
                 return (yield from end(run, failure(error, "Task run")))
         failures = crashes = 0
-        following = State(RUNNING, "Running")
+        following: State[Any] = State(RUNNING, "Running")
         while True:
             state = yield from start(run, following)
             if state.type is not RUNNING:
@@ -68,7 +68,7 @@ def task_run(run: TaskRun, rng: random.Random) -> Life:
             concluded = conclusion(run, report)
             state = (yield Propose(concluded)) if plan.handlers else concluded
             if state.type is FAILED and not report.cancelled:
-                error = state.exception()
+                problem = state.exception()
                 if failures < plan.retries.retries and (yield from may_retry(run, state)):
                     failures += 1
                     delay = plan.retries.delay_seconds(failures, rng)
@@ -76,9 +76,9 @@ def task_run(run: TaskRun, rng: random.Random) -> Life:
                     continue
                 why = why_no_retry(plan.retries.retries, failures)
                 yield Log(
-                    logging.ERROR, f"Task run failed with exception: {error!r} - {why}", error
+                    logging.ERROR, f"Task run failed with exception: {problem!r} - {why}", problem
                 )
-            elif state.type is CRASHED and crashes < plan.crash_retries and is_infrastructure(report):
+            elif crashes < plan.crash_retries and is_worth_a_crash_retry(state, report):
                 crashes += 1
                 yield Log(
                     logging.WARNING,
@@ -88,9 +88,21 @@ def task_run(run: TaskRun, rng: random.Random) -> Life:
                 yield Enter(provisional(state))
                 following = State(RUNNING, "Retrying")
                 continue
-            return (yield Enter(state))
+            return (yield from enter(state))
     except CancelRun as cancel:
-        return (yield Enter(State(CANCELLED, "Cancelled", str(cancel) or None)))
+        return (yield from enter(State(CANCELLED, "Cancelled", str(cancel) or None)))
+
+
+def enter(state: State[Any]) -> Generator[Command, Any, State[Any]]:
+    """Enter a final state, and return it as it was entered.
+
+    A run that is over has to have ended: what a handler left is refused if it ends nothing.
+    """
+    if not state.is_final():
+        text = f"a state handler left the state {state}, which does not end a run"
+        state = State(FAILED, "Failed", text)
+    entered: State[Any] = yield Enter(state)
+    return entered
 
 
 def start(run: Run, following: State[Any]) -> Generator[Command, Any, State[Any]]:
@@ -101,13 +113,17 @@ def start(run: Run, following: State[Any]) -> Generator[Command, Any, State[Any]
     """
     while True:
         yield READY
+        if run.cancel_requested:  # while a flow run waited for its retry, in a thread of its own
+            raise CancelRun(run.cancel_reason or "")
         if not run.plan.handlers:
             return following
         state: State[Any] = yield Propose(following)
         if state.type is RUNNING:
             return state
-        state = yield Enter(state)
         if state.type is not SCHEDULED:
+            return (yield from enter(state))
+        state = yield Enter(state)
+        if state.type is not SCHEDULED:  # refused by the table of moves
             return state
         yield Sleep(max(0.0, (state.scheduled_at or 0.0) - state.at))
 
@@ -116,7 +132,7 @@ def end(run: Run, state: State[Any]) -> Generator[Command, Any, State[Any]]:
     """Enter a final state that no attempt has led to."""
     if run.plan.handlers:
         state = yield Propose(state)
-    return (yield Enter(state))
+    return (yield from enter(state))
 
 
 def retry(
@@ -172,9 +188,9 @@ def provisional(state: State[Any]) -> State[Any]:
     return State(state.type, state.name, state.message, state.data, provisional=True)
 
 
-def is_infrastructure(report: Report) -> bool:
-    """Whether the attempt was lost by no doing of the user's code."""
-    return report.outcome.kind == "lost"
+def is_worth_a_crash_retry(state: State[Any], report: Report) -> bool:
+    """Whether the attempt was lost by no doing of the user's code, and is still wanted."""
+    return state.type is CRASHED and report.outcome.kind == "lost" and not report.cancelled
 
 
 def conclusion(run: Run, report: Report) -> State[Any]:

@@ -42,10 +42,10 @@ class AsyncWaiter:
         if not self._future.done():
             self._future.set_result(None)
 
-    async def wait(self, timeout: float | None = None) -> bool:
+    async def wait(self, limit: float | None = None) -> bool:
         """Wait; false at the timeout."""
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(limit):
                 await self._future
         except TimeoutError:
             return False
@@ -106,7 +106,7 @@ class Waiting:
         self.loop.run_home(lambda: self.call_back(fn, future))
 
     def call_back(self, callback: Callable[..., object], future: PenstockFuture[Any]) -> None:
-        """Call a done-callback. As in `concurrent.futures`, its error is logged, and that is all."""
+        """Call a done-callback. Its error is logged and goes no further: as the stdlib does."""
         try:
             callback(future)
         except Exception as error:  # noqa: BLE001
@@ -208,24 +208,24 @@ class Waiting:
 
     # --- event loops -------------------------------------------------------------------
 
-    async def wait_async(self, run: Run, timeout: float | None = None) -> bool:
+    async def wait_async(self, run: Run, limit: float | None = None) -> bool:
         """Wait until a run is over without blocking the event loop; false at the timeout."""
         waiter = AsyncWaiter(asyncio.get_running_loop())
         self.watch(run, waiter)
         self.loop.ensure_standby(urgent=True)
         with self.lending(run):
             try:
-                return await waiter.wait(timeout)
+                return await waiter.wait(limit)
             finally:
                 self.unwatch([run], waiter)
 
-    async def wait_until_idle_async(self, run: FlowRun, timeout: float | None = None) -> bool:
+    async def wait_until_idle_async(self, run: FlowRun, limit: float | None = None) -> bool:
         """As `wait_until_idle`, without blocking the event loop."""
         while run.active:
             waiter = AsyncWaiter(asyncio.get_running_loop())
             self._watch_idle(run, waiter)
             self.loop.ensure_standby(urgent=True)
-            if not await waiter.wait(timeout):
+            if not await waiter.wait(limit):
                 return not run.active
         return True
 

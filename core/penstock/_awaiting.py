@@ -24,11 +24,21 @@ def finish(value: Any) -> Any:
     """
     if not inspect.isawaitable(value):
         return value
+    if has_running_loop():
+        return _finish_in_thread(value)
+    return asyncio.run(_completed(value))
+
+
+def has_running_loop() -> bool:
+    """Whether an event loop runs in this thread.
+
+    A function, so that the error which says no is over, and not the context of the caller's.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_completed(value))
-    return _finish_in_thread(value)
+        return False
+    return True
 
 
 async def _completed(awaitable: Awaitable[Any]) -> Any:

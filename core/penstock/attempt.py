@@ -6,6 +6,7 @@ since they are immutable, cheap to make by the ten thousand, and pickle by posit
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class Packed(NamedTuple):
 
     data: bytes
     buffers: tuple[Any, ...] = ()
+
+    def load(self) -> Any:
+        """Return the result. Runs the user's code, as unpickling does."""
+        return pickle.loads(self.data, buffers=self.buffers)
 
 
 class Outcome(NamedTuple):

@@ -54,6 +54,7 @@ class Definition(Generic[P, R_co]):
             )
         self.fn: Callable[P, R_co] = fn
         self._instance: Any = _NOT_BOUND
+        self._unbound: Self | None = None
         functools.update_wrapper(cast("Any", self), cast("Any", fn), updated=())
         self._settle_names()
         self._look_at_function()
@@ -162,6 +163,7 @@ class Definition(Generic[P, R_co]):
             self._method_binder = compile_binder(shortened, getattr(self.fn, "__name__", self.name))
         bound._binder = self._method_binder
         bound._instance = instance
+        bound._unbound = self
         bound._descriptor = None
         return bound
 

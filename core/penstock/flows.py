@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import contextvars
 import dataclasses
 import functools
 import hashlib
 import inspect
 import logging
-import time
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -36,6 +35,7 @@ from penstock.engine.lineage import Ledger
 from penstock.engine.streams import iterate, iterate_async
 from penstock.exceptions import DefinitionError, NotSupportedError
 from penstock.futures import PenstockFuture
+from penstock.hooks import finish
 from penstock.logging import configure, level_number, run_logger
 from penstock.options import FlowOptions, checked_tags, checked_timeout
 from penstock.parameters import ParameterCheck
@@ -271,7 +271,7 @@ class Flow(Definition[P, R_co]):
         if seen is None and self._checks_parameters:
             args, kwargs = self._check.arguments(args, kwargs, parameters)
         plan = self.plan(now, around, TAGS.get())
-        run = FlowRun(plan, engine, around, parent, args, kwargs, time.time(), names.slug())
+        run = FlowRun(plan, engine, around, parent, args, kwargs, engine.clock.time(), names.slug())
         if seen is not None:
             run.upstream, _, has_marks = seen
             if has_marks and not run.upstream:
@@ -301,11 +301,18 @@ class Flow(Definition[P, R_co]):
         """Return what a thread calls to carry a submitted sub-flow: its whole life."""
         sub_flow = cast("FlowRun", run)
 
+        async def live(in_place_of_holder: contextlib.AbstractContextManager[None]) -> None:
+            with in_place_of_holder:
+                await _awaited(sub_flow, return_state=True)
+
         def carry(*_: Any, **__: Any) -> None:
-            if self.is_async:
-                asyncio.run(_awaited(sub_flow, return_state=True))
-            else:
+            if not self.is_async:
                 drive(run)
+                return
+            loop = run.engine.loop  # the turn is ours where the runner runs in its caller
+            finish(
+                live(loop.acting_for_holder() if loop.holds_turn() else contextlib.nullcontext())
+            )
 
         return carry
 
@@ -355,7 +362,7 @@ def outcome_of(run: FlowRun, state: State[Any]) -> Any:
     if run.interrupt is not None:
         raise run.interrupt
     if state.type is StateType.COMPLETED:
-        return state.data
+        return state.value()
     error = state.exception()
     assert error is not None
     raise error

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
-from penstock.context import CURRENT
 from penstock.exceptions import CancelledRun, FutureCycleError
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from penstock.runs import Run
 
@@ -126,7 +125,6 @@ class PenstockFuture(Generic[R_co]):
         """
         run = self.run
         if not run.state.is_final():
-            _check_cycle([run])
             run.engine.wait_for_run(run, timeout)
 
     @overload
@@ -164,7 +162,7 @@ class PenstockFuture(Generic[R_co]):
         run.mark_seen()
         state = run.state
         if state.type is StateType.COMPLETED:
-            return state.data  # type: ignore[no-any-return]  # R by construction
+            return state.value()  # type: ignore[no-any-return]  # R by construction
         error = state.exception()
         assert error is not None
         if raise_on_failure:
@@ -188,7 +186,6 @@ class PenstockFuture(Generic[R_co]):
     def __await__(self) -> Generator[Any, None, R_co]:
         """Wait without blocking the event loop; gives the value or raises the failure."""
         if not self.run.state.is_final():
-            _check_cycle([self.run])
             yield from self.run.engine.wait_async(self.run).__await__()
         return self.result()
 
@@ -251,6 +248,8 @@ class PenstockFutureList(list[PenstockFuture[R]], Generic[R]):
         _, not_done = wait(futures, timeout)
         if not_done:
             raise TimeoutError(f"{len(not_done)} of {len(futures)} runs are not over: {timeout} s")
+        for future in futures:
+            future.run.mark_seen()  # whoever asks for all has to do with all that failed
         if raise_on_failure:
             return [future.result() for future in futures]
         return [future.result(raise_on_failure=False) for future in futures]
@@ -296,7 +295,6 @@ def wait(
         or (return_when == FIRST_EXCEPTION and any(map(_ended_badly, wanted)))
     )
     if not is_enough:
-        _check_cycle(open_runs)
         open_runs[0].engine.wait_for_runs(open_runs, timeout, return_when)
     done = {future for future in wanted if future.done()}
     return DoneAndNotDone(done, set(wanted) - done)
@@ -330,7 +328,6 @@ def _as_completed(
         yield from waiting.pop(run)
     if not waiting:
         return
-    _check_cycle(list(waiting))
     engine = next(iter(waiting)).engine
     stream = engine.watch_all(list(waiting))
     while waiting:
@@ -341,11 +338,15 @@ def _as_completed(
         yield from waiting.pop(run)
 
 
-def _check_cycle(wanted: list[Run]) -> None:
-    """Refuse to make the current run wait for itself."""
-    asking = CURRENT.get()
-    if asking is None or asking.is_flow_run:
-        return
+def submitted_around(run: Run | None) -> Run | None:
+    """Return the innermost run around this one, itself included, that others can wait for."""
+    while run is not None and not run.was_submitted:
+        run = run.parent
+    return run
+
+
+def check_cycle(asking: Run, wanted: Sequence[Run]) -> None:
+    """Refuse to make a submitted run wait for itself."""
     stack, seen = list(wanted), set[int]()
     while stack:
         run = stack.pop()
@@ -358,5 +359,4 @@ def _check_cycle(wanted: list[Run]) -> None:
             continue
         seen.add(id(run))
         stack.extend(run.upstream)
-        if run.waits_on:
-            stack.extend(run.waits_on)
+        stack.extend(run.waits_on)

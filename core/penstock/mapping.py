@@ -85,7 +85,7 @@ class MappedCall:
                 warnings.warn(
                     f"{task.name}.map() goes over the keys of a dict; pass .keys(), .values() or "
                     ".items() to say what you mean, or unmapped(...) to pass it whole",
-                    stacklevel=5,
+                    stacklevel=4,  # the caller of Task.map
                 )
         # A whole result that will be mapped over; unlike a list of futures, which has a length.
         self.futures: list[PenstockFuture[Any]] = []
@@ -262,23 +262,24 @@ class DeferredFutureList(PenstockFutureList[R]):
     ends as `UpstreamFailed`.
     """
 
-    __slots__ = ("_call", "_context", "is_expanded", "origins")
+    __slots__ = ("_call", "_context", "_expands", "is_expanded", "origins")
 
     def __init__(self, call: MappedCall) -> None:
         super().__init__()
         self._call = call
         self._context = contextvars.copy_context()
         self.origins = call.futures
-        self.is_expanded = False
+        self.is_expanded = self._expands = False
         for origin in self.origins:
             origin.add_done_callback(lambda _: self._expand())
 
     def _expand(self) -> None:
         """Submit the runs, if all origins are over. Under the turn."""
-        if not self.is_expanded and all(origin.done() for origin in self.origins):
-            self.is_expanded = True
+        if not self._expands and all(origin.done() for origin in self.origins):
+            self._expands = True
             # In the context of the call: its flow run, its tags, not those of the driver.
             list.extend(self, self._context.run(self._submitted))
+            self.is_expanded = True  # last: other threads look at it
 
     def _submitted(self) -> list[PenstockFuture[R]]:
         call = self._call
@@ -317,7 +318,7 @@ class DeferredFutureList(PenstockFutureList[R]):
 
 
 def _items(value: Any) -> list[Any]:
-    return list(value.run.state.data if isinstance(value, PenstockFuture) else value)
+    return list(value.run.state.value() if isinstance(value, PenstockFuture) else value)
 
 
 def _stand_in(value: Any) -> Any:

@@ -262,12 +262,13 @@ class Run:
 
     def mark_seen(self) -> None:
         """Note that somebody looked at how this run ended, and so at what made it fail."""
-        if self.seen:
-            return
-        self.seen = True
-        if self.state.name == "UpstreamFailed":
-            for run in self.upstream:
-                run.mark_seen()
+        unseen: list[Run] = [self]  # no recursion: a chain of runs may be long
+        while unseen:
+            run = unseen.pop()
+            if not run.seen:
+                run.seen = True
+                if run.state.name == "UpstreamFailed":
+                    unseen.extend(run.upstream)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self.state}>"
@@ -331,6 +332,10 @@ class Tally:
     begun: int = 0
     unseen: list[Run] = dataclasses.field(default_factory=list)
     """Failures that nobody had looked at when they ended; some may have been seen since."""
+    deadline: float | None = None
+    """When the time limit of the attempt is reached, by the monotonic clock."""
+    timed_out: bool = False
+    """It was reached after the flow's body had ended, while its runs were awaited."""
 
     def unseen_failures(self) -> list[Run]:
         """The failures that nobody has looked at to this day."""

@@ -78,10 +78,11 @@ class _Reading(NamedTuple):
 class _Overrides:
     """The values of all `temporary_settings` blocks around some code, innermost winning."""
 
-    __slots__ = ("_made", "values")
+    __slots__ = ("_made", "hides_file", "values")
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], *, hides_file: bool = False) -> None:
         self.values = values
+        self.hides_file = hides_file
         self._made: tuple[Settings, Settings] | None = None
 
     def over(self, base: Settings) -> Settings:
@@ -142,7 +143,23 @@ def temporary_settings(
             raise SettingsError(f"temporary_settings: {name} is given twice, once as {key!r}")
         given[name] = _checked(name, value, f"temporary_settings: {key}")
     outer = _overrides.get()
-    token = _overrides.set(_Overrides({**(outer.values if outer else {}), **given}))
+    values = {**(outer.values if outer else {}), **given}
+    hides_file = outer is not None and outer.hides_file
+    token = _overrides.set(_Overrides(values, hides_file=hides_file))
+    try:
+        yield current()
+    finally:
+        _overrides.reset(token)
+
+
+@contextlib.contextmanager
+def default_settings() -> Iterator[Settings]:
+    """Set every setting to its default, for tests, but for a log that is quiet until a warning.
+
+    Also the project's file is not seen, with its tables for single flows.
+    """
+    defaults = dataclasses.asdict(Settings(logging_level="WARNING"))
+    token = _overrides.set(_Overrides(defaults, hides_file=True))
     try:
         yield current()
     finally:
@@ -179,8 +196,9 @@ def flow_table(name: str) -> Mapping[str, Any]:
     `penstock.toml`; the flow `get-data` is also found as its function, `get_data`. The values
     are as they stand there, unchecked.
     """
+    overrides = _overrides.get()
     file = _reading().place.file
-    if file is None:
+    if file is None or (overrides is not None and overrides.hides_file):
         return {}
     return file.flows.get(name) or file.flows.get(name.replace("-", "_")) or {}
 

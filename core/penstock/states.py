@@ -21,6 +21,7 @@ import datetime
 import enum
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
+from penstock.attempt import Packed
 from penstock.exceptions import (
     CancelledRun,
     CrashedRun,
@@ -118,7 +119,7 @@ class StateResult(Generic[R]):
         """
         state = self._state
         if state.type is _COMPLETED:
-            return state.data  # type: ignore[no-any-return]  # R by construction
+            return state.value()
         error = state.exception()
         if raise_on_failure or error is None:
             raise (
@@ -130,28 +131,32 @@ class StateResult(Generic[R]):
             )
         return error  # type: ignore[return-value]  # documented: the exception itself
 
+    @property
+    def _value(self) -> Any:
+        return self._state.value()
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._state.data, name)
+        return getattr(self._value, name)
 
     def __getitem__(self, key: Any) -> Any:
-        return self._state.data[key]
+        return self._value[key]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._state.data)
+        return iter(self._value)
 
     def __contains__(self, item: object) -> bool:
-        return item in self._state.data
+        return item in self._value
 
     def __len__(self) -> int:
-        return len(self._state.data)
+        return len(self._value)
 
     def __eq__(self, other: object) -> bool:
-        return bool(self._state.data == other)
+        return bool(self._value == other)
 
     __hash__ = None  # type: ignore[assignment]  # equal to a value that may be unhashable
 
     def __repr__(self) -> str:
-        return repr(self._state.data)
+        return repr(self._value)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -199,6 +204,17 @@ class State(Generic[R]):
     def start_time(self) -> datetime.datetime | None:
         """As `scheduled_time`; the name that Prefect 1 gave it."""
         return self.scheduled_time
+
+    def value(self) -> R:
+        """Return what is stored, unpacked by whoever asks first if it came from elsewhere.
+
+        For the value of a run ask `result()`, which raises where there is none.
+        """
+        data = self.data
+        if type(data) is Packed:
+            data = data.load()
+            object.__setattr__(self, "data", data)  # the same value, in its other form
+        return data  # type: ignore[no-any-return]  # R by construction
 
     def exception(self) -> BaseException | None:
         """Return why there is no value: the failure itself, or one of ours that says so.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import dataclasses
 import functools
 import inspect
 import itertools
-import time
 import types
 from datetime import timedelta
 from typing import (
@@ -24,14 +24,14 @@ from typing import (
 from penstock import names, settings
 from penstock.cache_policies import CachePolicy, task_input_hash
 from penstock.context import CURRENT, TAGS
-from penstock.definitions import Definition
+from penstock.definitions import Definition, HookFunction
 from penstock.engine.ambient import ambient_engine
 from penstock.engine.arguments import look_through, put_values
 from penstock.engine.async_direct import drive_async
 from penstock.engine.direct import drive
 from penstock.engine.streams import iterate, iterate_async
 from penstock.engine.task_run import task_run
-from penstock.exceptions import DefinitionError, NotSupportedError
+from penstock.exceptions import DefinitionError, HookSignatureError, NotSupportedError
 from penstock.futures import PenstockFuture, PenstockFutureList
 from penstock.hooks import adapt_hook, adapt_retry_condition, as_callables
 from penstock.logging import run_logger
@@ -112,9 +112,10 @@ class Task(Definition[P, R_co]):
             raise DefinitionError(
                 f"{owner}: cache_key_fn is a function, not {get('cache_key_fn')!r}"
             )
-        for option in ("on_commit", "on_rollback"):
-            for hook in as_callables(get(option), option):
-                adapt_hook(hook, subject="task", option=option)
+        self.transaction_hooks = {
+            option: [_transaction_hook(hook, option) for hook in as_callables(get(option), option)]
+            for option in ("on_commit", "on_rollback")
+        }
         condition = get("retry_condition_fn")
         self._retry_condition = None if condition is None else adapt_retry_condition(condition)
         template = get("task_run_name")
@@ -370,11 +371,14 @@ class Task(Definition[P, R_co]):
             engine = parent.engine
             flow_run = cast("FlowRun | None", parent if parent.is_flow_run else parent.flow_run)
         tags = TAGS.get()
-        key = (self, tags)
+        planned = self if self._unbound is None else self._unbound
+        key = (planned, tags)
         plans = engine.plans if flow_run is None else flow_run.plans
         plan = plans.get(key)
         if plan is None:
-            plan = plans[key] = self.plan(engine.settings, flow_run, engine, tags)
+            plan = plans[key] = planned.plan(engine.settings, flow_run, engine, tags)
+        if planned is not self:  # not kept: each access to a method makes a bound task
+            plan = dataclasses.replace(plan, subject=self)
         number = -1
         if flow_run is not None:
             counter = flow_run.counters.get(plan.name)
@@ -382,7 +386,14 @@ class Task(Definition[P, R_co]):
                 counter = flow_run.counters.setdefault(plan.name, itertools.count())
             number = next(counter)
         run = TaskRun(
-            plan, engine, flow_run, parent, args, kwargs or _NO_KEYWORDS, time.time(), number
+            plan,
+            engine,
+            flow_run,
+            parent,
+            args,
+            kwargs or _NO_KEYWORDS,
+            engine.clock.time(),
+            number,
         )
         seen = look_through(parameters, flow_run, wait_for)
         if seen is not None:
@@ -397,7 +408,21 @@ class Task(Definition[P, R_co]):
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Self:
         """Return a copy of the task with some options changed; None clears one."""
-        return self._changed(options)
+        changed = self._changed(options)
+        for option, hooks in self.transaction_hooks.items():
+            if option not in options:
+                changed.transaction_hooks[option] = list(hooks)
+        return changed
+
+    def on_commit(self, fn: HookFunction) -> HookFunction:
+        """Call `fn(transaction)` when a result is committed. A decorator."""
+        self.transaction_hooks["on_commit"].append(_transaction_hook(fn, "on_commit"))
+        return fn
+
+    def on_rollback(self, fn: HookFunction) -> HookFunction:
+        """Call `fn(transaction)` when its transaction is rolled back. A decorator."""
+        self.transaction_hooks["on_rollback"].append(_transaction_hook(fn, "on_rollback"))
+        return fn
 
     def serve(self, *_: Any, **__: Any) -> Any:
         """Not available: needs a server. Raises `NotSupportedError`."""
@@ -415,12 +440,20 @@ class Task(Definition[P, R_co]):
         return f"<Task {self.name!r}>"
 
 
+def _transaction_hook(fn: Any, option: str) -> Callable[..., Any]:
+    if not callable(fn):
+        raise HookSignatureError(f"{option} takes functions of the transaction, not {fn!r}")
+    adapt_hook(fn, subject="task", option=option)  # refuses what could not be called
+    hook: Callable[..., Any] = fn
+    return hook
+
+
 def outcome_of(run: Run, state: State[Any]) -> Any:
     """Return the value of a run that was called directly, or raise why there is none."""
     if run.interrupt is not None:
         raise run.interrupt
     if state.type is StateType.COMPLETED:
-        value = state.data
+        value = state.value()
         flow_run = run.flow_run
         if value is not None and flow_run is not None and flow_run.ledger is not None:
             flow_run.ledger.note_result(value, run)

@@ -114,6 +114,7 @@ def test_a_misspelt_variable_is_warned_of_once(
 ) -> None:
     monkeypatch.setattr(_settings_sources, "_warned", set[str]())
     monkeypatch.setattr(logging.getLogger("penstock"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("penstock"), "handlers", [])  # pytest adds its own
     monkeypatch.setenv("PENSTOCK_TASKS_DEFAULT_RETRYS", "2")
     monkeypatch.setenv("PENSTOCK__WORKER", "internal")
     monkeypatch.setenv("PREFECT_API_URL", "http://localhost")

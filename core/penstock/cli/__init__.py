@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     help="Run flows on threads, processes or a Dask cluster, with no server.",
     no_args_is_help=True,
     add_completion=False,

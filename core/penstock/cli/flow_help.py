@@ -13,7 +13,7 @@ from rich.text import Text
 from penstock.cli.parameters import NOTHING, Parameter, flow_parameters, takes_more
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from penstock.flows import Flow
 
@@ -54,8 +54,7 @@ def _usage(parameter: Parameter) -> str:
 def _value_name(parameter: Parameter) -> str:
     choices = parameter.choices()
     if choices:
-        values = {id(value): spelling for spelling, value in reversed(choices.items())}
-        return "|".join(reversed(values.values()))
+        return "|".join(dict.fromkeys(_spelling(choices, value) for value in choices.values()))
     if parameter.annotation is NOTHING:
         return "TEXT"
     shown = [kind for kind in parameter.kinds() if kind is not type(None)]
@@ -72,7 +71,14 @@ def _shown(parameter: Parameter) -> str:
     default = parameter.default
     if parameter.is_flag and isinstance(default, bool):
         return "yes" if default else "no"
-    return "none" if default is None else str(default) or "empty"
+    if default is None:
+        return "none"
+    return _spelling(parameter.choices(), default) or str(default) or "empty"
+
+
+def _spelling(choices: Mapping[str, Any], value: Any) -> str:
+    """Return the first way to write a choice; nothing if it is none of them."""
+    return next((spelling for spelling, each in choices.items() if each is value), "")
 
 
 def split_docstring(text: str) -> tuple[str, dict[str, str]]:

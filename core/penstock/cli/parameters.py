@@ -75,8 +75,8 @@ class Parameter:
 
     @property
     def option(self) -> str:
-        """The word that gives it."""
-        return f"--{self.name.replace('_', '-')}"
+        """The word that gives it: `--from` for `from_`."""
+        return f"--{(self.name.strip('_') or self.name).replace('_', '-')}"
 
     @property
     def is_required(self) -> bool:
@@ -104,8 +104,10 @@ class Parameter:
             if typing.get_origin(kind) is Literal:
                 found.update({str(value): value for value in typing.get_args(kind)})
             elif isinstance(kind, type) and issubclass(kind, enum.Enum):
-                found.update({str(member.value): member for member in kind})
-                found.update(kind.__members__)
+                # The spelling to show comes first: a text, not the number it may stand for.
+                texts = {member.value: member for member in kind if isinstance(member.value, str)}
+                values = {str(member.value): member for member in kind}
+                found.update({**texts, **kind.__members__, **values})
             elif kind is not type(None):
                 return {}
         return found
@@ -248,6 +250,7 @@ def _given(
 ) -> dict[str, list[str | bool]]:
     """Sort words by the parameter they are for."""
     given: dict[str, list[str | bool]] = {}
+    by_word = {each.option[2:].replace("-", "_"): each for each in known.values()} | dict(known)
     left = list(words)
     while left:
         word = left.pop(0)
@@ -255,23 +258,21 @@ def _given(
             raise UsageError(f"{word!r} belongs to nothing; parameters are given as --name value")
         option, equals, text = word[2:].partition("=")
         name = option.replace("-", "_")
-        negated = known.get(name.removeprefix("no_"))
-        if name not in known and name.startswith("no_") and negated and negated.is_flag:
+        parameter, negated = by_word.get(name), by_word.get(name.removeprefix("no_"))
+        value: str | bool = text
+        if parameter is None and negated is not None and negated.is_flag:
             if equals:
                 raise UsageError(f"--{option} takes no value")
-            given.setdefault(negated.name, []).append(False)
-            continue
-        if name not in known and not accepts_more:
+            parameter, value = negated, False
+        elif parameter is None and not accepts_more:
             raise UsageError(f"there is no parameter --{option}")
-        if equals:
-            value: str | bool = text
-        elif name in known and known[name].is_flag:
+        elif not equals and parameter is not None and parameter.is_flag:
             value = True
-        elif left and not left[0].startswith("--"):
+        elif not equals:
+            if not left or left[0].startswith("--"):
+                raise UsageError(f"--{option} needs a value: --{option} VALUE or --{option}=VALUE")
             value = left.pop(0)
-        else:
-            raise UsageError(f"--{option} needs a value: --{option} VALUE, or --{option}=VALUE")
-        given.setdefault(name, []).append(value)
+        given.setdefault(name if parameter is None else parameter.name, []).append(value)
     return given
 
 
@@ -286,9 +287,10 @@ def _values(
         if len(parts) == 1 and not (wants_list and isinstance(parts[0], str)):
             values[name] = parts[0]
         elif parameter.is_list:
-            values[name] = [
+            items = [
                 item for part in parts for item in (part if isinstance(part, list) else [part])
             ]
+            values[name] = items if parameter.is_checked else type(parameter.default)(items)
         elif parameter.is_flag:
             values[name] = parts[-1]  # the last word counts, so that an alias can be overruled
         else:

@@ -31,7 +31,7 @@ class LoadError(Exception):
 
     def __init__(self, place: str, reason: Exception) -> None:
         super().__init__(f"{place} could not be loaded")
-        self.reason = _without_our_frames(reason)
+        self.reason: Exception = _without_our_frames(reason)
 
 
 def find_flow(target: str) -> Flow[..., Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 
 from penstock import settings
@@ -47,6 +48,8 @@ def close_ambient_engine() -> None:
     if engine is None or _pid != os.getpid():
         return
     try:
+        if getattr(sys, "last_type", None) is KeyboardInterrupt:  # the program ends by Ctrl-C
+            engine.cancel(list(engine.active), "interrupted by Ctrl-C", kill=True)
         while engine.active:
             for run in list(engine.active):
                 waiter = Waiter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import keyword
 from typing import TYPE_CHECKING, Any
@@ -69,29 +70,34 @@ def compile_binder(signature: inspect.Signature, name: str) -> Callable[..., dic
     return binder
 
 
-def find_runs(value: Any, seen: set[int] | None = None) -> list[Run]:
+def find_runs(value: Any) -> list[Run]:
     """Return the runs whose futures stand in a value: itself, or inside of plain containers.
 
     Only lists, tuples, sets and dicts are looked into; a user's own objects never are.
     """
-    kind = type(value)
-    if kind in _ATOMS:
-        return []
+    found: list[Run] = []
+    if type(value) not in _ATOMS:
+        _search(value, found, set())
+    return found
+
+
+def _search(value: Any, found: list[Run], seen: set[int]) -> bool:
+    """Add the runs in a value to `found`, and return whether there are marks in it."""
     if isinstance(value, PenstockFuture):
-        return [value.run]
+        found.append(value.run)
+        return False
     if isinstance(value, Annotation):
-        return [] if isinstance(value, quote) else find_runs(value.value, seen)
-    if kind is dict or isinstance(value, (list, tuple, set, frozenset, dict)):
-        seen = set() if seen is None else seen
-        if id(value) in seen:
-            return []
-        seen.add(id(value))
-        found: list[Run] = []
-        for item in value.values() if isinstance(value, dict) else value:
-            if type(item) not in _ATOMS:
-                found.extend(find_runs(item, seen))
-        return found
-    return []
+        if not isinstance(value, quote):
+            _search(value.value, found, seen)
+        return True
+    if not isinstance(value, (list, tuple, set, frozenset, dict)) or id(value) in seen:
+        return False
+    seen.add(id(value))
+    has_marks = False
+    for item in value.values() if isinstance(value, dict) else value:
+        if type(item) not in _ATOMS and _search(item, found, seen):
+            has_marks = True
+    return has_marks
 
 
 def look_through(
@@ -112,9 +118,10 @@ def look_through(
     for name, value in parameters.items():
         if ledger is None and type(value) in _ATOMS:
             continue
-        runs = find_runs(value)
+        runs: list[Run] = []
+        if _search(value, runs, set()):
+            has_marks = True
         upstream.extend(runs)
-        has_marks = has_marks or isinstance(value, Annotation) or _holds_marks(value)
         if ledger is not None and not runs and not isinstance(value, opaque):
             runs = [maker] if (maker := ledger.maker(value)) is not None else []
         if runs:
@@ -128,58 +135,61 @@ def look_through(
     return upstream, inputs, has_marks
 
 
-def _holds_marks(value: Any) -> bool:
-    return isinstance(value, (list, tuple, dict)) and _has_marks(value)
-
-
-def tolerated(value: Any) -> set[Run]:
+def tolerated(value: Any, seen: set[int] | None = None) -> set[Run]:
     """Return the runs that stand under `allow_failure` in a value."""
     if isinstance(value, allow_failure):
         return set(find_runs(value.value))
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return {run for item in value for run in tolerated(item)}
-    if isinstance(value, dict):
-        return {run for item in value.values() for run in tolerated(item)}
-    return set()
+    if isinstance(value, Annotation):
+        return set() if isinstance(value, quote) else tolerated(value.value, seen)
+    if not isinstance(value, (list, tuple, set, frozenset, dict)):
+        return set()
+    seen = set() if seen is None else seen
+    if id(value) in seen:
+        return set()
+    seen.add(id(value))
+    items = value.values() if isinstance(value, dict) else value
+    return {run for item in items for run in tolerated(item, seen)}
 
 
-def put_values(value: Any) -> Any:
+def put_values(value: Any, made: dict[int, Any] | None = None) -> Any:
     """Return the value with each future replaced by its result, and the marks taken off.
 
-    What holds no future is returned as it is: the very same object.
+    What holds no future is returned as it is: the very same object. A list or dict that contains
+    itself does so afterwards, too.
     """
     if type(value) in _ATOMS:
         return value
     if isinstance(value, PenstockFuture):
         state = value.run.state
-        return state.data if state.type is StateType.COMPLETED else state.exception()
+        return state.value() if state.type is StateType.COMPLETED else state.exception()
     if isinstance(value, Annotation):
-        return value.value if isinstance(value, quote) else put_values(value.value)
+        return value.value if isinstance(value, quote) else put_values(value.value, made)
     if not isinstance(value, (list, tuple, set, frozenset, dict)):
         return value
-    if not find_runs(value) and not _has_marks(value):
+    made = {} if made is None else made
+    if id(value) in made:
+        return made[id(value)]
+    found: list[Run] = []
+    if not _search(value, found, set()) and not found:
         return value
     if isinstance(value, dict):
-        items = {key: put_values(item) for key, item in value.items()}
-        return items if type(value) is dict else _rebuilt(value, items)
-    values = [put_values(item) for item in value]
-    if type(value) in (list, tuple, set, frozenset):
-        return type(value)(values)
-    return _rebuilt(value, values)
+        items = made[id(value)] = {} if type(value) is dict else copy.copy(value)
+        for key, item in value.items():
+            items[key] = put_values(item, made)
+        return items
+    if isinstance(value, list):  # also of futures, ours or a user's: a plain list of values
+        values: list[Any] = []
+        made[id(value)] = values
+        values.extend(put_values(item, made) for item in value)
+        return values
+    made[id(value)] = value  # a cycle through it leads to the old one, as it cannot be filled in
+    made[id(value)] = _rebuilt(value, [put_values(item, made) for item in value])
+    return made[id(value)]
 
 
-def _has_marks(value: Any) -> bool:
-    items = value.values() if isinstance(value, dict) else value
-    return any(isinstance(item, Annotation) for item in items)
-
-
-def _rebuilt(value: Any, content: Any) -> Any:
-    """Return a container of the value's own class: named tuples, lists and dicts of users."""
-    if hasattr(value, "_make"):
-        return value._make(content)
-    if isinstance(value, list):
-        return list(content)  # a list of futures, ours or a user's, becomes a plain list of values
-    return type(value)(content)
+def _rebuilt(value: Any, content: list[Any]) -> Any:
+    """Return a tuple or set of the value's own class, named tuples included."""
+    return value._make(content) if hasattr(value, "_make") else type(value)(content)
 
 
 def upstream_problem(run: Run, tolerate: set[Run]) -> State[Any] | None:
@@ -197,9 +207,14 @@ def upstream_problem(run: Run, tolerate: set[Run]) -> State[Any] | None:
             continue
         state = each.state
         if state.type in (StateType.FAILED, StateType.CRASHED):
-            text = f"Upstream run {each.name!r} ended in state {state}"
+            # The first cause only: each text in the next one's would double with every level.
+            text, cause = f"Upstream run {each.name!r} ended in state {state}", state.exception()
+            if state.name == "UpstreamFailed" and cause is not None and cause.__cause__ is not None:
+                text, cause = state.message or text, cause.__cause__  # where it all began
+            if state.name == "UpstreamFailed" and state.message:
+                text = state.message
             error = UpstreamTaskError(f"{run.name!r} did not run: {text[0].lower()}{text[1:]}")
-            error.__cause__ = state.exception()
+            error.__cause__ = cause
             return State(StateType.FAILED, "UpstreamFailed", text, error)
     if cancelled:
         text = f"Upstream run {cancelled[0].name!r} was cancelled"

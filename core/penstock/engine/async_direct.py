@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from penstock.attempt import Outcome
 from penstock.context import CURRENT
 from penstock.engine import interrupts
-from penstock.engine.commands import READY, RESOLVE, SETTLE, Execute, Report, Sleep
-from penstock.engine.direct import begin_flow_attempt, finish
+from penstock.engine.commands import READY, RESOLVE, SETTLE, CancelRun, Execute, Report, Sleep
+from penstock.engine.direct import begin_flow_attempt, finish, time_left
 from penstock.engine.waiting import AsyncWaiter
 from penstock.logging import run_logger
 from penstock.prints import captured
@@ -43,11 +43,15 @@ async def drive_async(run: Run) -> State[Any]:
                     answer = await perform(run, engine, command)
             except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
                 error = problem
+            except asyncio.CancelledError as interrupt:  # it had to wait
+                run.interrupt = interrupt
+                error = CancelRun(interrupts.reason(interrupt))
     except StopIteration as end:
-        interrupts.pass_on(run.interrupt)
-        return end.value  # type: ignore[no-any-return]
+        state: State[Any] = end.value
     finally:
         finish(run, engine)
+    interrupts.pass_on(run.interrupt)
+    return state
 
 
 async def perform(run: Run, engine: Engine, command: Any) -> Any:
@@ -118,14 +122,18 @@ async def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
 
 async def settle(run: FlowRun, engine: Engine) -> Tally:
     """Wait until every run inside of the flow run is over; see `direct.settle`."""
-    grace = engine.settings.cancel_grace_seconds if run.is_ending else None
+    grace = engine.settings.cancel_grace_seconds
     try:
         for stream in run.streams:
             await stream.flow_ends_async()
-        idle = await engine.wait_until_idle_async(run, grace)
+        idle = await engine.wait_until_idle_async(run, grace if run.is_ending else time_left(run))
+        if not idle and not run.is_ending:
+            run.tally.timed_out = True
+            engine.cancel_children(run, "the flow run timed out", kill=True)
+            idle = await engine.wait_until_idle_async(run, grace)
     except asyncio.CancelledError as interrupt:
         run.interrupt = interrupt
-        run.cancel_reason = run.cancel_reason or "its asyncio task was cancelled"
+        run.cancel_reason = run.cancel_reason or interrupts.reason(interrupt)
         run.cancel_requested = True
         engine.cancel_children(run, run.cancel_reason, kill=True)
         idle = False

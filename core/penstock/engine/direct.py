@@ -13,6 +13,7 @@ from penstock.engine.commands import (
     READY,
     RESOLVE,
     SETTLE,
+    CancelRun,
     Execute,
     Report,
     Sleep,
@@ -65,6 +66,9 @@ def _drive(run: Run, engine: Engine) -> State[Any]:
                     answer = perform(run, engine, command)
             except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
                 error = problem
+            except (KeyboardInterrupt, interrupts.DeadlineReached) as interrupt:  # it had to wait
+                run.interrupt = interrupt
+                error = CancelRun(interrupts.reason(interrupt))
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
     finally:
@@ -90,7 +94,7 @@ def perform(run: Run, engine: Engine, command: Any) -> Any:
 def finish(run: Run, engine: Engine) -> None:
     """Close a directly driven run, also one that was broken off."""
     if run.plan.limited_tags:
-        engine.loop.run_home(lambda: engine.dispatcher.release(run))
+        engine.loop.run_home(lambda: engine.dispatcher.leave(run))
     if not run.state.is_final():  # broken off in the middle of the engine: its thread was given up
         engine.break_off(run)
     if not run.was_submitted:  # else the driver does, when its thread has reported
@@ -104,7 +108,8 @@ def prepare(run: Run, engine: Engine) -> None:
     admitted = Waiter()
     run.waiters = [admitted]
     if not engine.loop.run_home(lambda: engine.dispatcher.limits.acquire(run)):
-        engine.loop.wait(admitted)
+        with engine.lending():
+            engine.loop.wait(admitted)
     run.waiters = None
 
 
@@ -142,22 +147,15 @@ def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
 
 def begin_flow_attempt(run: FlowRun) -> None:
     """Start the books of a flow run's next attempt."""
-    run.tally = Tally()
+    timeout = run.plan.timeout_seconds
+    run.tally = Tally(deadline=None if not timeout else time.monotonic() + timeout)
     run.streams = []
     run.is_ending = False
 
 
 def _call(run: Run, fn: Callable[..., Any], *, guarded: bool, began: float) -> Outcome:
     try:
-        if guarded:
-            before, interrupts.main.inside = interrupts.main.inside, 0  # as `user_code()`
-            try:
-                interrupts.check()  # or what came just before would wait for the function's end
-                value = call(fn, run.args, run.kwargs)
-            finally:
-                interrupts.main.inside = before
-        else:
-            value = call(fn, run.args, run.kwargs)
+        value = (interrupts.call_user_code if guarded else call)(fn, run.args, run.kwargs)
     except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
         cut_own_frames(error)
         return Outcome(0, "raised", None, error, "", True, time.monotonic() - began)
@@ -168,36 +166,45 @@ def _raised(run: Run, engine: Engine, outcome: Outcome) -> Report:
     """Ctrl-C in the function, or a request to cancel, is no failure of the function's."""
     if not isinstance(outcome.error, Exception):
         run.interrupt = outcome.error  # type: ignore[assignment]  # an exception object, in here
-    out_of_time = isinstance(outcome.error, interrupts.DeadlineReached)  # a run around this one
-    cancelled = run.cancel_requested or isinstance(outcome.error, KeyboardInterrupt) or out_of_time
+    cancelled = run.cancel_requested or isinstance(
+        outcome.error,
+        (KeyboardInterrupt, interrupts.DeadlineReached),  # of a run around this one
+    )
     if cancelled and run.cancel_reason is None:
-        run.cancel_reason = (
-            "the run around it has timed out" if out_of_time else "interrupted by Ctrl-C"
-        )
+        run.cancel_reason = interrupts.reason(outcome.error)  # type: ignore[arg-type]  # an object
     return Report(outcome, engine.clock.time(), cancelled=cancelled)
+
+
+def time_left(run: FlowRun) -> float | None:
+    """Return how many seconds a flow run's attempt may still take; None is any time."""
+    deadline = run.tally.deadline
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
 def settle(run: FlowRun, engine: Engine) -> Tally:
     """Wait until every run inside of the flow run is over.
 
-    After a request to cancel, or a second Ctrl-C, the wait has an end: what could not be stopped
-    is abandoned.
+    After a request to cancel, at the time limit, or after a second Ctrl-C, the wait has an end:
+    what could not be stopped is abandoned.
     """
-    grace = engine.settings.cancel_grace_seconds if run.is_ending else None
+    grace = engine.settings.cancel_grace_seconds
     try:
         for stream in run.streams:
             stream.flow_ends()
-        idle = engine.wait_until_idle(run, grace)
-    except KeyboardInterrupt as interrupt:
+        idle = engine.wait_until_idle(run, grace if run.is_ending else time_left(run))
+        if not idle and not run.is_ending:
+            run.tally.timed_out = True
+            engine.cancel_children(run, "the flow run timed out", kill=True)
+            idle = engine.wait_until_idle(run, grace)
+    except (KeyboardInterrupt, interrupts.DeadlineReached) as interrupt:
         run.interrupt = interrupt
-        run.cancel_reason = run.cancel_reason or "interrupted by Ctrl-C"
+        run.cancel_reason = run.cancel_reason or interrupts.reason(interrupt)
         run.cancel_requested = True
         idle = False
-        with contextlib.suppress(KeyboardInterrupt):  # pressed again: the wait is over sooner
+        # Pressed again, the wait is over sooner.
+        with contextlib.suppress(KeyboardInterrupt, interrupts.DeadlineReached):
             engine.cancel_children(run, run.cancel_reason, kill=True)
-            idle = interrupts.presses() < 2 and engine.wait_until_idle(
-                run, engine.settings.cancel_grace_seconds
-            )
+            idle = interrupts.presses() < 2 and engine.wait_until_idle(run, grace)
     if not idle:
         engine.abandon_children(run)
     return run.tally

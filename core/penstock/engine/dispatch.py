@@ -101,7 +101,8 @@ class Dispatcher:
         """Return the handle under this key; the first to ask makes the runner."""
         handle = self._handles.get(key)
         if handle is None:
-            handle = self._handles[key] = RunnerHandle(make().for_run(), description)
+            # From any thread, so that two may come here at once: one handle must win.
+            handle = self._handles.setdefault(key, RunnerHandle(make().for_run(), description))
         return handle
 
     def handles(self) -> list[RunnerHandle]:
@@ -152,6 +153,11 @@ class Dispatcher:
             for admitted in self.limits.release(run):
                 self._admit(admitted)
 
+    def leave(self, run: Run) -> None:
+        """A direct call is over, perhaps broken off while it waited for places."""
+        if not self.limits.withdraw(run):
+            self.release(run)
+
     def _admit(self, run: Run) -> None:
         if run.was_submitted:
             self._line_up(run)
@@ -191,7 +197,16 @@ class Dispatcher:
         ready, go = handle.ready, self._go
         while ready:
             if handle.allowance <= 0:
-                handle.allowance = handle.runner.credit()
+                if handle.batch:  # the runner cannot count what it has not got
+                    self._hungry.add(handle)
+                    break
+                try:
+                    handle.allowance = handle.runner.credit()
+                except Exception as error:  # it cannot be asked again: nothing would remind us
+                    _log.exception("Task runner %s failed to take work", handle.description)
+                    handle.broken = error
+                    self._fail_all(handle)
+                    return
                 if handle.allowance <= 0:
                     handle.starved = True
                     break
@@ -231,7 +246,7 @@ class Dispatcher:
                 run.kwargs,
                 context,
                 True,
-                plan.is_async and capabilities.async_functions,
+                plan.is_async and capabilities.async_functions and not run.is_flow_run,
                 rank(run),
                 run.name if capabilities.pickles else plan.name,
             )
@@ -277,7 +292,10 @@ class Dispatcher:
     def cancel(self, run: Run, *, hard: bool) -> None:
         """Ask the runner to drop, or stop, the attempt it has."""
         handle: RunnerHandle = run.plan.runner
-        handle.runner.cancel([run.attempt_id], hard=hard)
+        try:
+            handle.runner.cancel([run.attempt_id], hard=hard)
+        except Exception:  # a fault of the runner: what was decided holds all the same
+            _log.exception("Task runner %s failed to cancel", handle.description)
 
     def close(self, grace_seconds: float) -> None:
         """Close every runner that was opened."""

@@ -6,6 +6,7 @@ runs of the process (`ambient`).
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import threading
@@ -30,7 +31,7 @@ from penstock.engine.commands import (
 )
 from penstock.engine.dispatch import Dispatcher
 from penstock.engine.loop import Clock, Loop, RealClock
-from penstock.engine.task_run import task_run
+from penstock.engine.task_run import failure, task_run
 from penstock.engine.waiting import Waiting
 from penstock.exceptions import CrashedRun, IllegalMove
 from penstock.futures import PenstockFuture
@@ -38,6 +39,7 @@ from penstock.hooks import finish as finish_awaitable
 from penstock.logging import run_logger
 from penstock.states import TERMINAL, State, StateType, advance
 from penstock.task_runners import Broken, Output, SlotsChanged, Started
+from penstock.tracebacks import cut_own_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,6 +55,7 @@ _log = logging.getLogger("penstock.engine")
 
 COMPLETED, FAILED, CRASHED = StateType.COMPLETED, StateType.FAILED, StateType.CRASHED
 RUNNING, CANCELLED, CANCELLING = StateType.RUNNING, StateType.CANCELLED, StateType.CANCELLING
+SCHEDULED = StateType.SCHEDULED
 
 
 class Begin:
@@ -94,6 +97,7 @@ class Engine(Waiting):
         self.root_counters: dict[str, int] = {}
         self.active: set[Run] = set()
         self._lock = threading.Lock()
+        self._waits = {}
         self._sleepers: set[Run] = set()
 
     # --- new runs ----------------------------------------------------------------------
@@ -134,6 +138,8 @@ class Engine(Waiting):
 
     def _begin(self, run: Run) -> None:
         self.loop.in_flight += 1
+        if run.flow_run is not None and run.flow_run.state.is_final() and not run.state.is_final():
+            self.enter(run, State(CANCELLED, "Cancelled", "the flow run around it is over"))
         if run.state.is_final():  # cancelled before the driver came to look at it
             self._finish(run)
             return
@@ -162,6 +168,8 @@ class Engine(Waiting):
         """Let a submitted run go on with this answer, until it has to wait. Under the turn."""
         life = run.life
         if life is None:
+            if run.state.is_final():
+                return  # cancelled by one of its own hooks
             life = run.life = task_run(run, self.rng)  # type: ignore[arg-type]  # no flow run
         try:
             while True:
@@ -186,6 +194,8 @@ class Engine(Waiting):
                     answer = self.perform(run, command)
                 except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
                     error = problem
+                if run.life is None:
+                    return  # cancelled by the very function that was called for it
         except StopIteration:
             self._finish(run)
         except Exception as problem:  # a fault of ours, or a state nobody may enter
@@ -233,9 +243,12 @@ class Engine(Waiting):
             for upstream in run.upstream:
                 if upstream.state.type is not COMPLETED:
                     upstream.mark_seen()  # its exception is handed to user code
-            run.args = tuple(put_values(value) for value in run.args)
-            if run.kwargs:
-                run.kwargs = {name: put_values(value) for name, value in run.kwargs.items()}
+            try:
+                run.args = tuple(put_values(value) for value in run.args)
+                if run.kwargs:
+                    run.kwargs = {name: put_values(value) for name, value in run.kwargs.items()}
+            except Exception as error:  # noqa: BLE001  (a container that cannot hold the values)
+                return failure(error, "Flow run" if run.is_flow_run else "Task run")
         return problem
 
     # --- commands that every driver performs alike -------------------------------------
@@ -285,6 +298,8 @@ class Engine(Waiting):
                 run.run_count += 1
         elif kind in TERMINAL and not entered.provisional:
             self._log_end(run, entered)
+        elif kind is SCHEDULED and run.plan.limited_tags:  # it waits without its places
+            self.loop.run_home(lambda: self.dispatcher.release(run))
         hooks = run.plan.hooks.get(kind)
         if hooks and not entered.provisional:
             self.at_home(run, self._run_hooks, hooks, run, entered)
@@ -355,15 +370,20 @@ class Engine(Waiting):
     def close_books(self, run: Run) -> None:
         """Note how a run ended with the flow run around it, and let its inputs go."""
         state = run.state
-        if state.type in (FAILED, CRASHED) and not run.seen and run.flow_run is not None:
-            with self._lock:
-                run.flow_run.tally.unseen.append(run)
+        if state.type in (FAILED, CRASHED):
+            if run.seen:  # called directly: what made it fail is seen with it
+                run.seen = False
+                run.mark_seen()
+            elif run.flow_run is not None:
+                with self._lock:
+                    run.flow_run.tally.unseen.append(run)
         run.forget_inputs()
 
     def _finish(self, run: Run) -> None:
         """A submitted run is over: tell everybody who waits. Under the turn."""
         self.loop.in_flight -= 1
         self._sleepers.discard(run)
+        self.dispatcher.release(run)
         self.close_books(run)
         with self._lock:
             waiters, run.waiters = run.waiters, None
@@ -376,7 +396,10 @@ class Engine(Waiting):
             for each in dependents:
                 each.left -= 1
                 if each.left == 0 and not each.state.is_final():
-                    self._inputs_are_over(each)
+                    if run.state.type is COMPLETED and not each.plan.handlers:
+                        self._inputs_are_over(each)
+                    else:  # it may end at once, and so on down a chain, too long for this stack
+                        self.loop.post(functools.partial(self._inputs_are_over, each))
         group: MapGroup | None = getattr(run, "group", None)
         if group is not None and run.state.type in (FAILED, CRASHED):
             self._sibling_failed(group, run)
@@ -394,6 +417,8 @@ class Engine(Waiting):
                 waiter.finished(run)
 
     def _inputs_are_over(self, run: Run) -> None:
+        if run.state.is_final():
+            return  # cancelled meanwhile
         if run.is_flow_run:
             self.dispatcher.enqueue(run)
         else:
@@ -418,13 +443,16 @@ class Engine(Waiting):
         elif kind is Started:
             run = self.dispatcher.attempts.get(event.attempt_id)
             if run is not None:
+                if run.plan.runner.starved:  # what runs may not count against its credit any more
+                    self.dispatcher.feed_again(run.plan.runner)
                 self._attempt_began(run, event)
         elif kind is Begin:
             self._begin(event.run)
         elif kind is Broken:
             self.dispatcher.note_broken(event)
         elif kind is SlotsChanged:
-            self.dispatcher.resume()
+            for handle in self.dispatcher.handles():
+                self.dispatcher.feed_again(handle)
         elif kind is Output:
             _log.debug("output of attempt %s: %s", event.attempt_id, event.records)
         else:
@@ -438,6 +466,8 @@ class Engine(Waiting):
         if run.state.type is CANCELLING:
             return
         self.enter(run, starting, self.clock.time() - elapsed)
+        if run.cancel_requested:  # before anybody knew that it had begun
+            self.enter(run, State(CANCELLING, "Cancelling", run.cancel_reason))
         timeout = run.plan.timeout_seconds
         if timeout is not None and not run.is_flow_run:
             number = event.attempt_id
@@ -449,7 +479,9 @@ class Engine(Waiting):
         self.dispatcher.cancel(run, hard=True)
         outcome = Outcome(attempt_id, "abandoned")
         self.dispatcher.end_attempt(outcome)
-        self.step(run, Report(outcome, self.clock.time(), timed_out=True))
+        cancelled = run.cancel_requested
+        report = Report(outcome, self.clock.time(), timed_out=not cancelled, cancelled=cancelled)
+        self.step(run, report)
 
     def _attempt_ended(self, outcome: Outcome) -> None:
         run = self.dispatcher.end_attempt(outcome)
@@ -467,6 +499,8 @@ class Engine(Waiting):
 
     def report(self, run: Run, outcome: Outcome) -> Report:
         """Return what the driver knows about the end of an attempt."""
+        if isinstance(outcome.error, BaseException):
+            cut_own_frames(outcome.error)
         timed_out = isinstance(outcome.error, interrupts.DeadlineReached)
         cancelled = (
             run.cancel_requested
@@ -496,6 +530,7 @@ class Engine(Waiting):
         """Ask runs to end as cancelled; true if any of them was not over."""
 
         def ask() -> bool:
+            self.loop.drain()  # what has begun, or ended, by now counts as such
             open_runs = [run for run in runs if not run.state.is_final()]
             for run in open_runs:
                 self.cancel_one(run, reason, kill=kill)
@@ -564,7 +599,12 @@ class Engine(Waiting):
                 child.cancel_requested = True
                 if self.dispatcher.attempts.get(child.attempt_id) is child:
                     self._attempt_ended(
-                        Outcome(child.attempt_id, "abandoned", reason="it could not be stopped")
+                        Outcome(
+                            child.attempt_id,
+                            "abandoned",
+                            reason="it could not be stopped",
+                            began=child.starting is None,
+                        )
                     )
                 else:
                     self.cancel_one(child, child.cancel_reason, kill=True)

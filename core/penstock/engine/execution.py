@@ -14,6 +14,7 @@ from penstock.worker import call_async
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from penstock.engine.loop import Loop
     from penstock.runs import Run
     from penstock.task_runners import Capabilities
 
@@ -24,15 +25,16 @@ def user_function(run: Run, capabilities: Capabilities) -> Callable[..., Any]:
     """Return the function of a run as a runner with these capabilities has to call it."""
     plan = run.plan
     fn: Callable[..., Any] = plan.subject.carried(run)
+    if run.is_flow_run:  # its life sees to its prints and its time limit
+        return interruptible(fn, None, run.engine.loop) if capabilities.runs_in_caller else fn
     if plan.log_prints and not capabilities.pickles:
         fn = printing_to_log(fn, run, is_async=plan.is_async)
     if plan.is_async and not capabilities.async_functions:
         fn = in_own_event_loop(fn)
     if capabilities.runs_in_caller:
-        limit = None if run.is_flow_run else plan.timeout_seconds  # a flow's life keeps its own
-        if plan.is_async and capabilities.async_functions and not run.is_flow_run:
-            return interruptible_async(fn, limit)
-        fn = interruptible(fn, limit, run.engine.loop.call_later)
+        is_async = plan.is_async and capabilities.async_functions
+        wrapped = interruptible_async if is_async else interruptible
+        fn = wrapped(fn, plan.timeout_seconds, run.engine.loop)
     return fn
 
 
@@ -81,7 +83,7 @@ def in_own_event_loop(fn: Callable[..., Any]) -> Callable[..., Any]:
 def interruptible(
     fn: Callable[..., Any],
     timeout_seconds: float | None,
-    call_later: Callable[[float, Callable[[], None]], None],
+    driver: Loop,
 ) -> Callable[..., Any]:
     """Return the function as user code within library code: Ctrl-C and its deadline reach it.
 
@@ -91,13 +93,11 @@ def interruptible(
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with interrupts.deadline_here(timeout_seconds, call_later) as own:
+        with interrupts.deadline_here(timeout_seconds, driver.call_later) as own:
             if not interrupts.is_main_thread():
                 return fn(*args, **kwargs)
             try:
-                with interrupts.user_code():
-                    value = fn(*args, **kwargs)
-                    return list(value) if hasattr(value, "gi_frame") else value
+                return interrupts.call_user_code(fn, args, kwargs)
             except (KeyboardInterrupt, interrupts.DeadlineReached) as error:
                 if own is not None and getattr(error, "deadline", None) is own:
                     raise
@@ -108,16 +108,20 @@ def interruptible(
 
 
 def interruptible_async(
-    fn: Callable[..., Any], timeout_seconds: float | None
+    fn: Callable[..., Any], timeout_seconds: float | None, driver: Loop
 ) -> Callable[..., Any]:
-    """As `interruptible`, for a coroutine function: what ends it cancels it at its `await`."""
+    """As `interruptible`, for a coroutine function: what ends it cancels it at its `await`.
+
+    Its event loop may run in another thread, while the one that submitted waits for it.
+    """
 
     @functools.wraps(fn)
     async def call(*args: Any, **kwargs: Any) -> Any:
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
-        with interrupts.waking(lambda: loop.call_soon_threadsafe(task.cancel)):
+        stop = functools.partial(loop.call_soon_threadsafe, task.cancel)
+        with driver.acting_for_holder(), interrupts.waking(stop):
             try:
                 async with asyncio.timeout(timeout_seconds) as limit:
                     return await call_async(fn, args, kwargs)

@@ -88,6 +88,8 @@ def flow_run(
                 # What runs may finish: its side effects are under way. What waits has lost its use.
                 yield CancelChildren("the flow's body failed", kill=False)
             tally: Tally = yield SETTLE
+            if tally.timed_out:
+                report = report._replace(timed_out=True)
             if run.cancel_requested and not report.timed_out:  # asked while its runs were awaited
                 report = report._replace(cancelled=True)
             concluded = conclusion(run, report, tally, unobserved)
@@ -134,7 +136,10 @@ def conclusion(run: FlowRun, report: Report, tally: Tally, unobserved: str) -> S
         if error is not None:
             return failure(error, "Flow run")
     if returned_runs:
-        value = put_values(value)
+        try:
+            value = put_values(value)
+        except Exception as error:  # noqa: BLE001  (a user's container that cannot be rebuilt)
+            return failure(error, "Flow run")
     proposed = returned(value)
     failed = tally.unseen_failures() if unobserved == "fail" else []
     if failed and proposed.type is COMPLETED:

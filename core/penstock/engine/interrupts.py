@@ -18,11 +18,20 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from penstock.worker import call
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
 
-__all__ = ["Deadline", "DeadlineReached", "catching_ctrl_c", "check", "library_code", "user_code"]
+__all__ = [
+    "Deadline",
+    "DeadlineReached",
+    "call_user_code",
+    "catching_ctrl_c",
+    "check",
+    "library_code",
+]
 
 _HAS_ALARM = hasattr(signal, "setitimer")
 
@@ -107,13 +116,16 @@ def library_code() -> Iterator[None]:
         leave_library()
 
 
-@contextlib.contextmanager
-def user_code() -> Iterator[None]:
-    """Let signals through in the block, which stands inside of library code."""
+def call_user_code(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Call a function from library code, and let signals through in it; see `worker.call`.
+
+    No context manager: between its block and the end of its `__exit__` a signal could strike,
+    and leave `inside` as it is here.
+    """
     before, main.inside = main.inside, 0
     try:
-        check()
-        yield
+        check()  # or what came just before would wait for the function's end
+        return call(fn, args, kwargs)
     finally:
         main.inside = before
 
@@ -157,6 +169,15 @@ def postpone(error: BaseException) -> None:
         main.pressed = True
     elif isinstance(error, DeadlineReached) and error.deadline is not None:
         error.deadline.ended = False
+
+
+def reason(error: BaseException | None) -> str:
+    """Return, for people, why a run was interrupted from outside."""
+    if isinstance(error, DeadlineReached):
+        return "the run around it has timed out"
+    if isinstance(error, asyncio.CancelledError):
+        return "its asyncio task was cancelled"
+    return "interrupted by Ctrl-C"
 
 
 def pass_on(error: BaseException | None) -> None:
@@ -220,7 +241,7 @@ def _on_ctrl_c(_signal: int, _frame: FrameType | None) -> None:
 def main_thread_deadline(seconds: float) -> Iterator[Deadline]:
     """Interrupt the block after so many seconds, by SIGALRM; nests, the nearest rings first.
 
-    Call it from library code: the block is user code only inside of `user_code()`. After the
+    Call it from library code: the block is user code only inside of `call_user_code`. After the
     block, `Deadline.reached` tells whether the time was up, even if user code caught what was
     raised in it.
     """

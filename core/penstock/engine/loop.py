@@ -136,7 +136,7 @@ class Loop:
         self.beats = 0  # signs of life of the owner: the standby leaves a busy owner alone
         self._handle = handle
         self._settle = settle
-        self._turn = threading.RLock()
+        self._turn = threading.Lock()  # taken again by the thread that has it: see `_depth`
         self._holder = 0
         self._depth = 0
         self._wanted = 0
@@ -145,6 +145,7 @@ class Loop:
         self._bell: SimpleQueue[bool] = SimpleQueue()  # wakes the standby
         self._standby_allowed = standby
         self._standby: threading.Thread | None = None
+        self._starting = threading.Lock()
         self._standby_rests = False
         self._closed = False
         self._name = name
@@ -156,26 +157,28 @@ class Loop:
         return self._holder == threading.get_ident()
 
     def may_drive(self) -> bool:
-        """Whether the calling thread acts on events while it waits."""
+        """Whether the calling thread acts on events while it waits; after the end, any does."""
         ident = threading.get_ident()
-        return ident in (self.owner, self._holder)
+        return ident in (self.owner, self._holder) or self._closed
 
     def try_turn(self) -> bool:
-        """Take the turn if nobody has it."""
-        if not self._turn.acquire(blocking=False):
-            return False
-        self._holder = threading.get_ident()
+        """Take the turn if nobody else has it."""
+        if not self.holds_turn():
+            if not self._turn.acquire(blocking=False):
+                return False
+            self._holder = threading.get_ident()
         self._depth += 1
         return True
 
     def take_turn(self) -> None:
         """Take the turn, telling the standby thread to let go of it."""
         self.beats += 1
-        if not self._turn.acquire(blocking=False):
-            self._wanted += 1
-            self.inbox.put(None)
-            self._turn.acquire()
-            self._wanted -= 1
+        if self.try_turn():
+            return
+        self._wanted += 1
+        self.inbox.put(None)
+        self._turn.acquire()
+        self._wanted -= 1
         self._holder = threading.get_ident()
         self._depth += 1
 
@@ -184,7 +187,16 @@ class Loop:
         self._depth -= 1
         if self._depth == 0:
             self._holder = 0
-        self._turn.release()
+            self._turn.release()
+
+    @contextlib.contextmanager
+    def acting_for_holder(self) -> Iterator[None]:
+        """Have the turn in the block, while the thread that holds it is blocked until its end."""
+        before, self._holder = self._holder, threading.get_ident()
+        try:
+            yield
+        finally:
+            self._holder = before
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -268,7 +280,8 @@ class Loop:
         if not self.guards_signals():
             self._drive(waiter, deadline, checks=False)
             return waiter.ready
-        with interrupts.library_code():
+        # Also where no flow is around, and Ctrl-C would else strike in the middle of an event.
+        with interrupts.library_code(), interrupts.catching_ctrl_c(self.nudge):
             self._drive(waiter, deadline, checks=True)
         return waiter.ready
 
@@ -319,10 +332,13 @@ class Loop:
     def ensure_standby(self, *, urgent: bool = False) -> None:
         """Have the standby thread look after what is in flight."""
         if self._standby is None:
-            if not self._standby_allowed or self._closed:
-                return
-            self._standby = threading.Thread(target=self._stand_by, name=self._name, daemon=True)
-            self._standby.start()
+            with self._starting:  # from any thread: two may come here at once
+                if not self._standby_allowed or self._closed:
+                    return
+                if self._standby is None:
+                    standby = threading.Thread(target=self._stand_by, name=self._name, daemon=True)
+                    standby.start()
+                    self._standby = standby
         if urgent or self._standby_rests:
             self._standby_rests = False
             self._bell.put(urgent)
@@ -366,10 +382,15 @@ class Loop:
                 self.give_turn()
 
     def close(self) -> None:
-        """End the standby thread. Events that come later are dropped."""
+        """End the standby thread. A thread that was given up and still goes on drives itself."""
         self._closed = True
         standby = self._standby
         if standby is not None and standby is not threading.current_thread():
             self._bell.put(True)
             self.nudge()
             standby.join(timeout=5.0)
+        with self.turn():  # nobody else will answer those who have asked before
+            while not self.inbox.empty():
+                event = self.inbox.get()
+                if event is not None:
+                    self._handle(event)

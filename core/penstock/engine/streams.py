@@ -103,7 +103,11 @@ def iterate(run: Run) -> Generator[Any, Any, State[Any]]:
             try:
                 if type(command) is Execute:
                     engine.enter(run, command.state)
-                    answer = yield from _execute(Stream(run, engine))
+                    stream = Stream(run, engine)
+                    try:
+                        answer = yield from _execute(stream)
+                    except GeneratorExit:  # the caller wants no more; `_execute` has closed it
+                        answer = stream.returned(None)
                 else:
                     answer = direct.perform(run, engine, command)
             except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
@@ -138,7 +142,7 @@ def _execute(stream: Stream) -> Generator[Any, Any, Report]:
         except GeneratorExit:
             with stream.inside():
                 generator.close()
-            return stream.returned(None)
+            raise
         except BaseException as error:  # noqa: BLE001  (thrown in by the caller: passed on)
             given, advance = error, generator.throw
 
@@ -177,10 +181,14 @@ async def iterate_async(run: Run) -> AsyncGenerator[Any, Any]:
                         given, advance = problem, stream.generator.athrow
             except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
                 error = problem
-    except StopIteration:
-        return
+    except StopIteration as end:
+        failure = run.interrupt or end.value.exception()
     finally:
         direct.finish(run, engine)
+        if run.is_flow_run and run.parent is None:
+            engine.close()
+    if failure is not None:
+        raise failure
 
 
 async def _next(stream: Stream, advance: Any, given: Any) -> tuple[Any, Report | None]:

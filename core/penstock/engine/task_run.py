@@ -21,6 +21,7 @@ from penstock.engine.commands import (
     Sleep,
 )
 from penstock.exceptions import CrashedRun, RemoteTaskError, TaskRunTimeoutError, WorkerLost
+from penstock.remote_errors import exception_of
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
@@ -246,5 +247,5 @@ def the_error(outcome: Outcome) -> BaseException:
     """Return the exception of a ``raised`` outcome, or what stands in for it."""
     error = outcome.error
     if isinstance(error, RemoteError):
-        return RemoteTaskError(f"{error.type_name}: {error.message}\n{error.traceback_text}")
+        return exception_of(error)
     return error if error is not None else RemoteTaskError("the attempt failed without an error")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.context import CURRENT
 from penstock.engine.loop import CountdownWaiter, Waiter
+from penstock.exceptions import FutureCycleError
+from penstock.futures import check_cycle, submitted_around
 from penstock.logging import run_logger
 from penstock.states import StateType
 
@@ -72,6 +74,8 @@ class Waiting:
     loop: Loop
     dispatcher: Dispatcher
     _lock: threading.Lock
+    _waits: dict[int, int]
+    """For each attempt whose slot is lent: for how many runs its code waits."""
 
     # --- who watches -------------------------------------------------------------------
 
@@ -153,14 +157,17 @@ class Waiting:
 
     def sleep(self, seconds: float) -> None:
         """Wait in the calling thread, driving if it may."""
-        self.loop.wait(Waiter(), seconds)
+        with self.lending():
+            self.loop.wait(Waiter(), seconds)
 
     def wait_until_idle(self, run: FlowRun, timeout: float | None = None) -> bool:
         """Wait until no run inside of a flow run is under way; false at the timeout."""
         while run.active:
             waiter = Waiter()
             self._watch_idle(run, waiter)
-            if not self.loop.wait(waiter, timeout):
+            with self.lending():
+                ready = self.loop.wait(waiter, timeout)
+            if not ready:
                 return not run.active
         return True
 
@@ -175,19 +182,27 @@ class Waiting:
 
     @contextlib.contextmanager
     def lending(self, *wanted: Run) -> Iterator[None]:
-        """Lend the slot of the current task run, if it has one, while it waits for others."""
+        """Lend the slot that the current code holds, if it runs in a worker, while it waits."""
         run = CURRENT.get()
-        if run is None or run.is_flow_run:
+        if run is None:
             yield
             return
-        run.waits_on = wanted
+        asking = submitted_around(run)
         carrier = self._carrier(run)
+        if asking is not None:
+            asking.waits_on = wanted
+            try:  # after it was noted: of two that begin to wait for each other, one must see it
+                check_cycle(asking, wanted)
+            except FutureCycleError:
+                asking.waits_on = ()
+                raise
         if carrier is not None:
             self.loop.post(lambda: self._blocked(carrier, True))
         try:
             yield
         finally:
-            run.waits_on = ()
+            if asking is not None:
+                asking.waits_on = ()
             if carrier is not None:
                 self.loop.post(lambda: self._blocked(carrier, False))
 
@@ -202,7 +217,12 @@ class Waiting:
     def _blocked(self, carrier: tuple[Run, int], now: bool) -> None:
         run, attempt_id = carrier
         handle = run.plan.runner
-        if handle.capabilities.lends_slots:
+        # Async code may wait for several at once: the slot is lent until the last wait is over.
+        waits = self._waits.get(attempt_id, 0)
+        self._waits[attempt_id] = waits + 1 if now else waits - 1
+        if self._waits[attempt_id] == 0:
+            del self._waits[attempt_id]
+        if handle.capabilities.lends_slots and waits == (0 if now else 1):
             handle.runner.blocked(attempt_id, now)
             self.dispatcher.feed_again(handle)
 
@@ -210,6 +230,8 @@ class Waiting:
 
     async def wait_async(self, run: Run, limit: float | None = None) -> bool:
         """Wait until a run is over without blocking the event loop; false at the timeout."""
+        if self.loop.holds_turn():  # in a runner that runs in its caller: nobody else can drive
+            return self.wait_for_run(run, limit)
         waiter = AsyncWaiter(asyncio.get_running_loop())
         self.watch(run, waiter)
         self.loop.ensure_standby(urgent=True)
@@ -221,11 +243,15 @@ class Waiting:
 
     async def wait_until_idle_async(self, run: FlowRun, limit: float | None = None) -> bool:
         """As `wait_until_idle`, without blocking the event loop."""
+        if self.loop.holds_turn():
+            return self.wait_until_idle(run, limit)
         while run.active:
             waiter = AsyncWaiter(asyncio.get_running_loop())
             self._watch_idle(run, waiter)
             self.loop.ensure_standby(urgent=True)
-            if not await waiter.wait(limit):
+            with self.lending():
+                ready = await waiter.wait(limit)
+            if not ready:
                 return not run.active
         return True
 

@@ -1,0 +1,111 @@
+"""What the tests from the user's eye share: runners, the log, a check that nothing is left."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from penstock import settings
+from penstock.engine.ambient import close_ambient_engine
+from penstock.logging import TextFormatter, configure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LONGEST_WAIT_SECONDS = 10.0
+"""For events and barriers: only a test that fails waits so long."""
+
+
+@pytest.fixture(params=["inline", "thread", "thread:1"])
+def runner(request: pytest.FixtureRequest) -> str:
+    """Name each of the runners that need no process of their own."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["thread", "thread:1"])
+def threads(request: pytest.FixtureRequest) -> str:
+    """Name the runners that run beside the code that submits."""
+    return str(request.param)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """Close the ambient engine, and wait for every thread of Penstock's to end."""
+    yield
+    close_ambient_engine()
+    for thread in threading.enumerate():
+        if thread.name.startswith("penstock"):
+            thread.join(LONGEST_WAIT_SECONDS)
+    left = [t.name for t in threading.enumerate() if t.name.startswith("penstock")]
+    assert left == []
+
+
+class Log:
+    """What Penstock has logged: lines as on the console after the clock, and records."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+        self._formatter = TextFormatter()
+
+    @property
+    def records(self) -> list[Any]:
+        """The records; those of runs have fields that `logging` knows nothing of."""
+        return [each for each in self._caplog.records if each.name.startswith("penstock")]
+
+    @property
+    def lines(self) -> list[str]:
+        """Each record as on the console, without the clock."""
+        return [self._formatter.format(record).partition(" | ")[2] for record in self.records]
+
+    def show(self, level: int) -> None:
+        """Let records of this level through, too."""
+        self._caplog.set_level(level, "penstock")
+
+    def clear(self) -> None:
+        """Forget what was logged so far."""
+        self._caplog.clear()
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+    """Send Penstock's log to caplog instead of to stderr."""
+    monkeypatch.setenv("PENSTOCK_LOGGING_CONSOLE", "false")
+    configure(settings.current())
+    caplog.set_level(logging.INFO, "penstock")
+    yield Log(caplog)
+    monkeypatch.delenv("PENSTOCK_LOGGING_CONSOLE")
+    configure(settings.current())
+
+
+class Gate:
+    """An event that a test opens; who waits for one that stays shut fails."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def open(self) -> None:
+        """Let everybody through from now on."""
+        self._event.set()
+
+    def is_open(self) -> bool:
+        """Whether somebody has opened it."""
+        return self._event.is_set()
+
+    def wait(self) -> None:
+        """Wait until it is open."""
+        assert self._event.wait(LONGEST_WAIT_SECONDS), "nobody came to open the gate"
+
+
+@pytest.fixture
+def gate() -> Gate:
+    """One shut gate."""
+    return Gate()
+
+
+@pytest.fixture
+def gates() -> Callable[[int], list[Gate]]:
+    """Make several shut gates."""
+    return lambda count: [Gate() for _ in range(count)]

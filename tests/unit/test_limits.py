@@ -1,0 +1,120 @@
+"""Promises of tag limits: all places of a run or none, in order, and all given back."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.engine.limits import TagLimits
+
+
+def a_run(*tags: str) -> Any:
+    # Runs are compared by identity; a namespace would be compared by content.
+    return type("Run", (), {"plan": SimpleNamespace(limited_tags=tags)})()
+
+
+def test_only_limited_tags_are_of_interest() -> None:
+    limits = TagLimits({"db": 1, "api": 2})
+    assert limits.limited(frozenset({"db", "nightly", "api"})) == ("api", "db")
+
+
+def test_places_are_had_up_to_the_limit() -> None:
+    limits = TagLimits({"db": 2})
+    assert [limits.acquire(a_run("db")) for _ in range(3)] == [True, True, False]
+
+
+def test_a_released_place_goes_to_the_first_in_line() -> None:
+    limits = TagLimits({"db": 1})
+    first, second, third = (a_run("db") for _ in range(3))
+    for run in (first, second, third):
+        limits.acquire(run)
+    assert limits.release(first) == [second]
+    assert limits.release(second) == [third]
+    assert limits.release(third) == []
+
+
+def test_a_run_of_two_tags_takes_both_places_or_none() -> None:
+    limits = TagLimits({"db": 1, "api": 1})
+    holds_db = a_run("db")
+    limits.acquire(holds_db)
+    assert not limits.acquire(a_run("db", "api"))
+    assert limits.acquire(a_run("api"))
+
+
+def test_a_run_of_two_tags_gives_both_places_back() -> None:
+    limits = TagLimits({"db": 1, "api": 1})
+    both = a_run("db", "api")
+    limits.acquire(both)
+    waiting = [a_run("db"), a_run("api")]
+    for run in waiting:
+        limits.acquire(run)
+    assert limits.release(both) == waiting
+
+
+def test_whoever_needs_a_tag_that_is_free_does_not_wait_for_others() -> None:
+    limits = TagLimits({"db": 1, "api": 1})
+    first = a_run("db")
+    limits.acquire(first)
+    limits.acquire(a_run("db", "api"))
+    assert limits.acquire(a_run("api"))
+
+
+def test_to_release_what_is_not_held_changes_nothing() -> None:
+    limits = TagLimits({"db": 1})
+    limits.acquire(a_run("db"))
+    assert limits.release(a_run("db")) == []
+    assert not limits.acquire(a_run("db"))
+
+
+def test_a_place_is_released_once() -> None:
+    limits = TagLimits({"db": 1})
+    first = a_run("db")
+    limits.acquire(first)
+    limits.release(first)
+    limits.release(first)
+    assert limits.acquire(a_run("db"))
+    assert not limits.acquire(a_run("db"))
+
+
+def test_who_withdraws_from_the_line_gets_no_place() -> None:
+    limits = TagLimits({"db": 1})
+    first, second, third = (a_run("db") for _ in range(3))
+    for run in (first, second, third):
+        limits.acquire(run)
+    assert limits.withdraw(second)
+    assert limits.release(first) == [third]
+
+
+def test_who_does_not_stand_in_line_cannot_withdraw() -> None:
+    limits = TagLimits({"db": 1})
+    first = a_run("db")
+    limits.acquire(first)
+    assert not limits.withdraw(first)
+
+
+TAGS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, unique=True).map(tuple)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(1, 3), min_size=3),
+    st.lists(TAGS, max_size=20),
+    st.randoms(use_true_random=False),
+)
+def test_no_limit_is_ever_exceeded_and_everybody_has_a_turn(
+    sizes: dict[str, int], wanted: list[tuple[str, ...]], rng: Any
+) -> None:
+    limits = TagLimits(sizes)
+    runs = [a_run(*tags) for tags in wanted]
+    holding = [run for run in runs if limits.acquire(run)]
+    served = list(holding)
+    while holding:
+        for tag, size in sizes.items():
+            assert sum(tag in run.plan.limited_tags for run in holding) <= size
+        over = holding.pop(rng.randrange(len(holding)))
+        admitted = limits.release(over)
+        holding += admitted
+        served += admitted
+    assert set(map(id, served)) == set(map(id, runs))

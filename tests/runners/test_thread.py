@@ -15,6 +15,7 @@ from penstock.attempt import Attempt
 from penstock.testing.harness import RunnerHarness
 from penstock_runners import thread_workers
 from penstock_runners.thread import ThreadPoolTaskRunner
+from penstock_runners.thread_workers import Pace
 
 PATIENCE = 20.0
 Opener = Callable[..., RunnerHarness]
@@ -109,13 +110,27 @@ def test_one_slot_takes_priorities_first_and_equal_ones_in_order(opened: Opener)
     assert harness.order == [dropped.id, held[0].id, *(attempt.id for attempt in expected)]
 
 
-def test_credit_is_64_a_slot_less_what_is_open(opened: Opener) -> None:
+def test_credit_is_2_a_slot_less_what_is_open_until_something_is_known(opened: Opener) -> None:
     harness = opened(2)
-    assert harness.runner.credit() == 128
+    assert harness.runner.credit() == 4
     gate = harness.gate()
     harness.hold(2, gate)
-    harness.submit(*(harness.attempt(len, "") for _ in range(10)))
-    assert harness.runner.credit() == 116
+    harness.submit(harness.attempt(len, ""))
+    assert harness.runner.credit() == 1
+
+
+def test_credit_grows_to_64_a_slot_when_attempts_are_short() -> None:
+    pace = Pace()
+    for _ in range(200):
+        pace.note(2e-6)
+    assert pace.attempts_per_slot(2) == 64
+
+
+def test_credit_stays_at_2_a_slot_when_attempts_are_long() -> None:
+    pace = Pace()
+    for _ in range(200):
+        pace.note(0.05)
+    assert pace.attempts_per_slot(2) == 2
 
 
 def test_nesting_five_deep_on_one_slot_finishes(opened: Opener) -> None:

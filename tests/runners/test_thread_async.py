@@ -123,9 +123,9 @@ def test_async_attempts_count_against_the_credit_only_while_they_wait(opened: Op
     _, begun = submit_waiting(harness, 2, gate)
     for begin in begun:
         begin.wait("the loop is full")
-    assert harness.runner.credit() == 128
-    submit_waiting(harness, 5, gate)
-    assert harness.runner.credit() == 123
+    assert harness.runner.credit() == 4
+    submit_waiting(harness, 3, gate)
+    assert harness.runner.credit() == 1
 
 
 def test_a_running_coroutine_is_really_stopped(opened: Opener) -> None:

@@ -15,7 +15,7 @@ class NotSetType:
 
     _instance: NotSetType | None = None
 
-    def __new__(cls) -> NotSetType:
+    def __new__(cls) -> NotSetType:  # noqa: D102  (there is one, and this gives it)
         if cls._instance is None:
             cls._instance = super().__new__(cls)
         return cls._instance
@@ -39,7 +39,7 @@ class Annotation(Generic[T]):
     __slots__ = ("value",)
 
     def __init__(self, value: T) -> None:
-        self.value = value
+        self.value: T = value
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.value!r})"
@@ -75,7 +75,7 @@ class quote(Annotation[T]):  # noqa: N801
     __slots__ = ()
 
 
-class opaque(quote[T]):
+class opaque(quote[T]):  # noqa: N801
     """As `quote`: the argument is not looked into, and no lineage is recorded from it."""
 
     __slots__ = ()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Ty
 from penstock.engine.arguments import compile_binder
 from penstock.exceptions import DefinitionError, ReservedArgumentError
 from penstock.hooks import adapt_hook, adapt_state_handler, as_callables
+from penstock.names import RunName, compile_run_name
 from penstock.options import HOOK_OPTIONS, checked_options
 
 if TYPE_CHECKING:
@@ -100,12 +101,12 @@ class Definition(Generic[P, R_co]):
         underlying = fn.func if isinstance(fn, functools.partial) else fn
         if not inspect.isroutine(underlying) and callable(type(underlying)):
             underlying = type(underlying).__call__  # a callable object: look at its method
-        self.is_async = inspect.iscoroutinefunction(underlying) or inspect.isasyncgenfunction(
+        self.is_async: bool = inspect.iscoroutinefunction(underlying) or inspect.isasyncgenfunction(
             underlying
         )
-        self.is_generator = inspect.isgeneratorfunction(underlying) or inspect.isasyncgenfunction(
+        self.is_generator: bool = inspect.isgeneratorfunction(
             underlying
-        )
+        ) or inspect.isasyncgenfunction(underlying)
         try:
             signature = inspect.signature(fn)
         except (TypeError, ValueError):  # some builtins do not say
@@ -137,6 +138,17 @@ class Definition(Generic[P, R_co]):
         """Return what a worker calls for an attempt of this run."""
         del run
         return self.fn
+
+    def _compiled_run_name(self, template: Any, owner: str) -> RunName | None:
+        """Return what names a run from its parameters; those of `**` count one by one."""
+        if template is None:
+            return None
+        kinds = {name: parameter.kind for name, parameter in self.signature.parameters.items()}
+        rest = next((name for name, kind in kinds.items() if kind.name == "VAR_KEYWORD"), None)
+        run_name = compile_run_name(template, list(kinds), rest is not None, owner)
+        if rest is None:
+            return run_name
+        return lambda parameters: run_name({**parameters.get(rest, {}), **parameters})
 
     # --- methods -----------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ class LocalFileSystem:
     """
 
     def __init__(self, basepath: str | Path | None = None) -> None:
-        self.basepath = Path(basepath if basepath is not None else ".").expanduser().resolve()
+        self.basepath: Path = Path(basepath if basepath is not None else ".").expanduser().resolve()
 
     def _resolved(self, path: str | Path) -> Path:
         full = (self.basepath / path).resolve()

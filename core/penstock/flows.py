@@ -89,8 +89,8 @@ class Flow(Definition[P, R_co]):
 
     def _check_options(self) -> None:
         owner, get = f"flow {self.name!r}", self.options.get
-        self.tags = checked_tags(get("tags"), owner)
-        self.timeout_seconds = checked_timeout(get("timeout_seconds"), owner)
+        self.tags: frozenset[str] = checked_tags(get("tags"), owner)
+        self.timeout_seconds: float | None = checked_timeout(get("timeout_seconds"), owner)
         self._retry_policy(settings.Settings())  # an impossible option is refused here
         limits = get("tag_limits") or {}
         for tag, limit in limits.items():
@@ -98,17 +98,7 @@ class Flow(Definition[P, R_co]):
                 raise DefinitionError(
                     f"{owner}: the limit of tag {tag!r} is a whole number >= 1, not {limit!r}"
                 )
-        template = get("flow_run_name")
-        self._run_name = (
-            None
-            if template is None
-            else names.compile_run_name(
-                template,
-                list(self.signature.parameters),
-                any(p.kind is p.VAR_KEYWORD for p in self.signature.parameters.values()),
-                owner,
-            )
-        )
+        self._run_name = self._compiled_run_name(get("flow_run_name"), owner)
         checks = get("validate_parameters")
         self._check = ParameterCheck(self.fn, self.signature, self.name)
         self._checks_parameters = checks is None or bool(checks)

@@ -45,7 +45,7 @@ class PenstockFuture(Generic[R_co]):
     __slots__ = ("__weakref__", "run")
 
     def __init__(self, run: Run) -> None:
-        self.run = run
+        self.run: Run = run
 
     # --- what it is --------------------------------------------------------------------
 

@@ -62,9 +62,9 @@ class MappedCall:
         self.task = task
         self.wait_for = wait_for
         self.group = group
-        self.args = list(args)
-        self.kwargs = dict(kwargs)
-        self.count = 0
+        self.args: list[Any] = list(args)
+        self.kwargs: dict[str, Any] = dict(kwargs)
+        self.count: int = 0
         self.mapped: dict[int | str, Any] = {}
         self._allowed: set[int | str] = set()
         places: list[tuple[int | str, Any]] = [*enumerate(self.args), *self.kwargs.items()]
@@ -94,7 +94,7 @@ class MappedCall:
                 self.futures.append(value)
             elif isinstance(value, DeferredFutureList) and not value.is_expanded:
                 self.futures.extend(value.origins)
-        self.is_stream = any(isinstance(value, Iterator) for value in self.mapped.values())
+        self.is_stream: bool = any(isinstance(value, Iterator) for value in self.mapped.values())
 
     def submit_all(self) -> list[PenstockFuture[Any]]:
         """Submit a run for each item of mapped arguments that have a length."""
@@ -268,8 +268,9 @@ class DeferredFutureList(PenstockFutureList[R]):
         super().__init__()
         self._call = call
         self._context = contextvars.copy_context()
-        self.origins = call.futures
-        self.is_expanded = self._expands = False
+        self.origins: list[PenstockFuture[Any]] = call.futures
+        self._expands = False
+        self.is_expanded: bool = False
         for origin in self.origins:
             origin.add_done_callback(lambda _: self._expand())
 

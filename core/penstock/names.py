@@ -216,7 +216,7 @@ def _template_run_name(
     return run_name
 
 
-class _UnusableField(Exception):  # noqa: N818  (never leaves this module)
+class _UnusableField(Exception):
     """A field of a template that no parameter can fill; the text says which and why."""
 
 

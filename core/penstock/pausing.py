@@ -50,7 +50,7 @@ def pause_flow_run(timeout: float = 3600) -> None:
 
 
 def _pause(run: FlowRun) -> None:
-    run.engine.dispatcher.paused = True
+    run.engine.dispatcher.pauses += 1
     run.engine.enter(run, Paused())
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["RemoteTraceback", "exception_of"]
 
 
-class RemoteTraceback(Exception):  # noqa: N818  (never raised: it is shown as a cause)
+class RemoteTraceback(Exception):
     """Carries the text of a traceback from another process to where it will be printed."""
 
     def __init__(self, text: str) -> None:

@@ -93,7 +93,7 @@ class MapGroup:
     __slots__ = ("failed_index", "on_error", "runs")
 
     def __init__(self, on_error: str) -> None:
-        self.on_error = on_error
+        self.on_error: str = on_error
         self.runs: list[TaskRun] = []
         self.failed_index: int | None = None
 
@@ -158,23 +158,23 @@ class Run:
         kwargs: Mapping[str, Any],
         now: float,
     ) -> None:
-        self.plan = plan
-        self.engine = engine
-        self.flow_run = flow_run
-        self.parent = parent
-        self.args = args
-        self.kwargs = kwargs
+        self.plan: Plan = plan
+        self.engine: Any = engine
+        self.flow_run: FlowRun | None = flow_run
+        self.parent: Run | None = parent
+        self.args: tuple[Any, ...] = args
+        self.kwargs: Mapping[str, Any] = kwargs
         first: State[Any] = State(StateType.PENDING, "Pending", None, None, now)
         self.state: State[Any] = first
         self._history: list[State[Any]] | tuple[float, float] = [first]
-        self.run_count = 0
-        self.seen = False
-        self.was_submitted = False
-        self.left = -1  # until the driver has looked at it
-        self.attempt_id = 0
-        self.depth = 0
-        self.priority = 0
-        self.hook_errors = 0
+        self.run_count: int = 0
+        self.seen: bool = False
+        self.was_submitted: bool = False
+        self.left: int = -1  # until the driver has looked at it
+        self.attempt_id: int = 0
+        self.depth: int = 0
+        self.priority: int = 0
+        self.hook_errors: int = 0
         self.interrupt: BaseException | None = None
         self.starting: State[Any] | None = None
         self.upstream: Sequence[Run] = ()
@@ -182,7 +182,7 @@ class Run:
         self.waiters: list[Waiter] | None = None
         self.callbacks: list[Callable[..., object]] | None = None
         self.waits_on: Sequence[Run] = ()
-        self.cancel_requested = False
+        self.cancel_requested: bool = False
         self.cancel_reason: str | None = None
         self.context: contextvars.Context | None = None
         self.life: Generator[Any, Any, State[Any]] | None = None
@@ -299,7 +299,7 @@ class TaskRun(Run):
         number: int,
     ) -> None:
         super().__init__(plan, engine, flow_run, parent, args, kwargs, now)
-        self.number = number
+        self.number: int = number
         self.group: MapGroup | None = None
         self.map_index: int | None = None
         self.task_inputs: Mapping[str, Sequence[Run]] = {}
@@ -385,15 +385,15 @@ class FlowRun(Run):
         self.active: set[Run] = set()
         self.idle_waiters: list[Waiter] = []
         self.counters: dict[str, itertools.count[int]] = {}
-        self.creation_level = 0
-        self.logs_creation = False
+        self.creation_level: int = 0
+        self.logs_creation: bool = False
         self.plans: dict[Any, Plan] = {}
-        self.tally = Tally()
+        self.tally: Tally = Tally()
         self.streams: list[Any] = []
         self.ledger: Ledger | None = None
-        self.is_ending = False
+        self.is_ending: bool = False
         self.task_runner: Any = None
-        self.runner_reason = ""
+        self.runner_reason: str = ""
 
     @property
     def flow(self) -> Any:

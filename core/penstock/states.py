@@ -150,10 +150,8 @@ class StateResult(Generic[R]):
     def __len__(self) -> int:
         return len(self._value)
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: object) -> bool:  # and so no hash: the value may have none
         return bool(self._value == other)
-
-    __hash__ = None  # type: ignore[assignment]  # equal to a value that may be unhashable
 
     def __repr__(self) -> str:
         return repr(self._value)

@@ -100,7 +100,7 @@ class Broken(NamedTuple):
     """The runner as a whole is gone; a ``lost`` outcome for every open attempt came before."""
 
     error: BaseException
-    runner: TaskRunner | None = None
+    runner: TaskRunner
     """Which one: the runner that reports it."""
 
 
@@ -250,7 +250,11 @@ def _class_named(name: str, spec: str) -> type[TaskRunner]:
     return loaded
 
 
-_LAZY = {"SequentialTaskRunner": "inline", "ThreadPoolTaskRunner": "thread"}
+_LAZY = {
+    "ProcessPoolTaskRunner": "process",
+    "SequentialTaskRunner": "inline",
+    "ThreadPoolTaskRunner": "thread",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -90,9 +90,9 @@ class Task(Definition[P, R_co]):
 
     def _check_options(self) -> None:
         owner, get = f"task {self.name!r}", self.options.get
-        self.tags = checked_tags(get("tags"), owner)
-        self.timeout_seconds = checked_timeout(get("timeout_seconds"), owner)
-        self.priority = checked_integer(get("priority"), "priority", owner)
+        self.tags: frozenset[str] = checked_tags(get("tags"), owner)
+        self.timeout_seconds: float | None = checked_timeout(get("timeout_seconds"), owner)
+        self.priority: int = checked_integer(get("priority"), "priority", owner)
         if get("crash_retries") is not None:
             checked_count(get("crash_retries"), "crash_retries", owner)
         self._retry_policy(settings.Settings())  # an impossible option is refused here
@@ -112,23 +112,13 @@ class Task(Definition[P, R_co]):
             raise DefinitionError(
                 f"{owner}: cache_key_fn is a function, not {get('cache_key_fn')!r}"
             )
-        self.transaction_hooks = {
+        self.transaction_hooks: dict[str, list[Callable[..., Any]]] = {
             option: [_transaction_hook(hook, option) for hook in as_callables(get(option), option)]
             for option in ("on_commit", "on_rollback")
         }
         condition = get("retry_condition_fn")
         self._retry_condition = None if condition is None else adapt_retry_condition(condition)
-        template = get("task_run_name")
-        self._run_name = (
-            None
-            if template is None
-            else names.compile_run_name(
-                template,
-                list(self.signature.parameters),
-                any(p.kind is p.VAR_KEYWORD for p in self.signature.parameters.values()),
-                owner,
-            )
-        )
+        self._run_name = self._compiled_run_name(get("task_run_name"), owner)
 
     @functools.cached_property
     def task_key(self) -> str:

@@ -16,7 +16,7 @@ LARGEST_BYTES = 5_000_000  # above this it is generated data, and parsing takes 
 INSTALLED = frozenset({"site-packages", "dist-packages", "__pycache__"})
 
 
-class Unusable(Exception):  # noqa: N818  (a finding about a file, not an error of the program)
+class Unusable(Exception):
     """A file that can be seen but not taken into account; the text says why."""
 
 

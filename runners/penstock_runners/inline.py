@@ -98,9 +98,7 @@ class SequentialTaskRunner(TaskRunner):
 
 def run_async_here(attempt: Attempt) -> Outcome:
     """Run an async attempt to its end from a thread that may or may not run an event loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _has_running_loop():
         return _run_in_own_loop(attempt)
     outcomes: list[Outcome] = []
     # A thread can run one loop at a time, and the caller's cannot go on before we return.
@@ -112,6 +110,15 @@ def run_async_here(attempt: Attempt) -> Outcome:
     helper.start()
     helper.join()
     return outcomes[0]
+
+
+def _has_running_loop() -> bool:
+    # Apart, so that the error which says no does not become the context of the user's.
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _run_in_own_loop(attempt: Attempt) -> Outcome:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ThreadPoolTaskRunner"]
 
-ATTEMPTS_PER_SLOT: Final = 64
-"""Taken ahead for each slot: generous, as cancelling costs no more here than in the engine."""
-
 SECONDS_TO_STOP: Final = 0.5
 """At `close()`, how long a thread may take to end after it was told to."""
 
@@ -89,15 +86,17 @@ class ThreadPoolTaskRunner(TaskRunner):
         return self.max_workers if self._live is None else self._live.workers.slots()
 
     def credit(self) -> int:
-        """Return 64 for each slot, less what runs or waits; async attempts count while they wait.
+        """Return 2 to 64 for each slot, less what runs or waits, by how long attempts take.
 
-        Never for want of slots alone: those of abandoned threads come back without notice.
+        Async attempts count while they wait. Never 0 for want of slots alone: those of abandoned
+        threads come back without notice.
         """
         live = self._live
         if live is None:
             return 0
         waiting = 0 if live.loop is None else live.loop.waiting()
-        most = ATTEMPTS_PER_SLOT * max(1, live.workers.slots())
+        slots = max(1, live.workers.slots())
+        most = slots * live.workers.pace.attempts_per_slot(slots)
         return max(0, most - live.workers.open_attempts() - waiting)
 
     def submit(self, attempts: Sequence[Attempt]) -> None:

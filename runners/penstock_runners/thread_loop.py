@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock.task_runners import Outcome, Started
 from penstock.worker import call_async
@@ -49,6 +49,7 @@ class EventLoopThread:
         self._max_async = max_async
         self._abandoned = abandoned
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(self._on_loop_error)
         self._loop_lock = threading.Lock()
         """Held while something is put to the loop from outside, and while it ends."""
         self._ended = False
@@ -257,6 +258,11 @@ class EventLoopThread:
         task.add_done_callback(self._deaf.discard)
         reason = "it was cancelled and goes on all the same; a process runner really stops it"
         self._end(Outcome(attempt_id, "abandoned", reason=reason, worker=NAME))
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if self._ended and "task" in context:
+            return  # an abandoned task goes with its loop: that it did not end was told before
+        loop.default_exception_handler(context)
 
     def _note_closing(self) -> None:
         self._closing = True

@@ -22,8 +22,9 @@ from penstock.runtime import task_run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from penstock.futures import PenstockFuture
     from tests.flows.conftest import Gate, Log
+
+    from penstock.futures import PenstockFuture
 
 
 # --- 013 to 017: names, annotations, defaults, retries ----------------------------------

@@ -83,7 +83,7 @@ def test_seed_049_async_tasks_run_together() -> None:
         if len(here) == 3:
             for event in here:
                 event.set()
-        await here[-1].wait()
+        await asyncio.wait_for(here[-1].wait(), 10)
         return len(here)
 
     @flow
@@ -154,7 +154,7 @@ def test_seed_049_a_cancelled_asyncio_task_ends_its_run() -> None:
             await asyncio.sleep(60)
 
         running = asyncio.ensure_future(forever())
-        await begun.wait()
+        await asyncio.wait_for(begun.wait(), 10)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running

@@ -113,9 +113,6 @@ def test_seed_091_a_bad_template_is_refused_at_definition(template: str) -> None
         task(lambda name: name, name="hello", task_run_name=template)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="accepted at definition, and then no such run has a name: see the report"
-)
 def test_seed_091_a_template_may_name_what_goes_into_keyword_arguments_of_any_name() -> None:
     assert my_name.with_options(task_run_name="hello-{other}")(other=5) == "hello-5"
 

@@ -568,10 +568,6 @@ def test_seed_102_an_impossible_limit_is_refused_at_definition(limit: Any) -> No
         flow(lambda: None, tag_limits={"db": limit})
 
 
-HOLDER = "a run waits for a place that the run around it holds: see the report"
-
-
-@pytest.mark.xfail(strict=True, reason=HOLDER)
 def test_seed_102_a_run_that_holds_a_place_may_wait_for_another_that_needs_it(
     threads: str,
 ) -> None:
@@ -581,7 +577,7 @@ def test_seed_102_a_run_that_holds_a_place_may_wait_for_another_that_needs_it(
 
     @task(tags=["db"])
     def outer() -> str:
-        return inner.submit().result(timeout=0.05)
+        return inner.submit().result(timeout=10)
 
     @flow(task_runner=threads, tag_limits={"db": 1})
     def body() -> str:
@@ -590,7 +586,6 @@ def test_seed_102_a_run_that_holds_a_place_may_wait_for_another_that_needs_it(
     assert body() == "inner"
 
 
-@pytest.mark.xfail(strict=True, reason=HOLDER)
 def test_seed_102_a_run_that_holds_a_place_may_call_a_task_that_needs_it() -> None:
     @task
     async def inner() -> str:
@@ -598,7 +593,7 @@ def test_seed_102_a_run_that_holds_a_place_may_call_a_task_that_needs_it() -> No
 
     @task
     async def outer() -> str:
-        return await asyncio.wait_for(inner(), 0.05)
+        return await asyncio.wait_for(inner(), 10)
 
     @flow(tag_limits={"db": 1})
     async def body() -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, assert_type
+from typing import TYPE_CHECKING, Any, assert_type
 
 from penstock import PenstockFuture, PenstockFutureList, State, flow, task
 from penstock.states import Completed
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 
 @task

@@ -210,7 +210,7 @@ def test_a_direct_call_that_leaves_the_line_takes_no_place() -> None:
 
 def test_while_paused_nothing_is_handed_out() -> None:
     bench = Bench()
-    bench.dispatcher.paused = True
+    bench.dispatcher.pauses += 1
     bench.enqueue(bench.run())
     assert bench.handed_out() == []
     bench.dispatcher.resume()

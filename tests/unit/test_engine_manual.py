@@ -1001,7 +1001,7 @@ def test_a_hook_that_raises_harms_nothing_and_is_counted() -> None:
 
 
 def test_while_paused_nothing_new_is_handed_out(bench: Bench) -> None:
-    bench.engine.dispatcher.paused = True
+    bench.engine.dispatcher.pauses += 1
     future = work.submit()
     assert opened(bench) == []
     bench.engine.dispatcher.resume()
@@ -1013,7 +1013,7 @@ def test_while_paused_nothing_new_is_handed_out(bench: Bench) -> None:
 
 def test_while_paused_a_runner_with_more_slots_gets_nothing(bench: Bench) -> None:
     work.submit()
-    bench.engine.dispatcher.paused = True
+    bench.engine.dispatcher.pauses += 1
     work.submit()
     bench.runner.report(SlotsChanged(8))
     bench.drain()
@@ -1022,7 +1022,7 @@ def test_while_paused_a_runner_with_more_slots_gets_nothing(bench: Bench) -> Non
 
 def test_while_paused_what_runs_goes_on_and_what_waits_can_be_cancelled(bench: Bench) -> None:
     first = work.submit()
-    bench.engine.dispatcher.paused = True
+    bench.engine.dispatcher.pauses += 1
     second = work.submit()
     finish(bench, 1)
     second.cancel()

@@ -11,9 +11,20 @@ from hypothesis import strategies as st
 from penstock.engine.limits import TagLimits
 
 
-def a_run(*tags: str) -> Any:
+def a_run(*tags: str, parent: Any = None) -> Any:
     # Runs are compared by identity; a namespace would be compared by content.
-    return type("Run", (), {"plan": SimpleNamespace(limited_tags=tags)})()
+    return type("Run", (), {"plan": SimpleNamespace(limited_tags=tags), "parent": parent})()
+
+
+def test_a_run_shares_the_places_of_the_runs_around_it() -> None:
+    limits = TagLimits({"db": 1, "api": 1})
+    outer = a_run("db")
+    assert limits.acquire(outer)
+    inner = a_run("db", "api", parent=a_run(parent=outer))
+    assert limits.acquire(inner), "or outer, which waits for inner, would hold it up for ever"
+    assert not limits.acquire(a_run("api")), "what outer has no place for is taken"
+    assert limits.release(inner) != []
+    assert not limits.acquire(a_run("db")), "outer has its place still"
 
 
 def test_only_limited_tags_are_of_interest() -> None:

@@ -115,5 +115,5 @@ Command: TypeAlias = Ask | Enter | Execute | Propose | Call | CancelChildren | S
 Life: TypeAlias = Generator[Command, Any, State[Any]]
 
 
-class CancelRun(Exception):  # noqa: N818  (an instruction, thrown into a life that waits)
+class CancelRun(Exception):
     """The run is to end as cancelled."""

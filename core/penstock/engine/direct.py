@@ -36,7 +36,7 @@ __all__ = ["begin_flow_attempt", "drive", "finish", "perform"]
 
 
 def drive(run: Run) -> State[Any]:
-    """Drive a run from its beginning to its end in the calling thread, and return its last state."""
+    """Drive a run from its beginning to its end in the calling thread; return the last state."""
     engine: Engine = run.engine
     if not engine.loop.guards_signals():
         state = _drive(run, engine)
@@ -155,7 +155,10 @@ def begin_flow_attempt(run: FlowRun) -> None:
 
 def _call(run: Run, fn: Callable[..., Any], *, guarded: bool, began: float) -> Outcome:
     try:
-        value = (interrupts.call_user_code if guarded else call)(fn, run.args, run.kwargs)
+        if guarded:
+            value = interrupts.call_user_code(call, (fn, run.args, run.kwargs), {})
+        else:
+            value = call(fn, run.args, run.kwargs)
     except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
         cut_own_frames(error)
         return Outcome(0, "raised", None, error, "", True, time.monotonic() - began)
@@ -188,6 +191,7 @@ def settle(run: FlowRun, engine: Engine) -> Tally:
     what could not be stopped is abandoned.
     """
     grace = engine.settings.cancel_grace_seconds
+    was_ending = run.is_ending
     try:
         for stream in run.streams:
             stream.flow_ends()
@@ -204,7 +208,7 @@ def settle(run: FlowRun, engine: Engine) -> Tally:
         # Pressed again, the wait is over sooner.
         with contextlib.suppress(KeyboardInterrupt, interrupts.DeadlineReached):
             engine.cancel_children(run, run.cancel_reason, kill=True)
-            idle = interrupts.presses() < 2 and engine.wait_until_idle(run, grace)
+            idle = not was_ending and engine.wait_until_idle(run, grace)
     if not idle:
         engine.abandon_children(run)
     return run.tally

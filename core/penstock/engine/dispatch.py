@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from penstock.runs import Run
-    from penstock.task_runners import Broken, TaskRunner
+    from penstock.task_runners import Broken, Capabilities, TaskRunner
 
 __all__ = ["Dispatcher", "RunnerHandle"]
 
@@ -54,12 +54,12 @@ class RunnerHandle:
     )
 
     def __init__(self, runner: TaskRunner, description: str) -> None:
-        self.runner = runner
-        self.capabilities = runner.capabilities
-        self.description = description
-        self.opened = False
-        self.starved = False  # had no credit when last asked, and nothing has ended since
-        self.allowance = 0  # of the credit last asked for; what has ended since comes on top
+        self.runner: TaskRunner = runner
+        self.capabilities: Capabilities = runner.capabilities
+        self.description: str = description
+        self.opened: bool = False
+        self.starved: bool = False  # had no credit when last asked, and nothing has ended since
+        self.allowance: int = 0  # of the credit last asked for; what has ended since comes on top
         self.broken: BaseException | None = None
         self.batch: list[Attempt] = []
         self.ready: list[tuple[int, int, Run]] = []
@@ -82,9 +82,9 @@ class Dispatcher:
         tag_limits: Mapping[str, int],
         options: Mapping[str, Any],
     ) -> None:
-        self.limits = TagLimits(tag_limits)
+        self.limits: TagLimits = TagLimits(tag_limits)
         self.attempts: dict[int, Run] = {}
-        self.paused = False
+        self.pauses: int = 0  # of the flow runs inside, how many are paused now
         self._report = report
         self._go = go
         self._options = options
@@ -180,14 +180,16 @@ class Dispatcher:
 
     def hand_out(self) -> None:
         """Give each runner what it has credit for."""
-        while self._hungry and not self.paused:
+        while self._hungry and not self.pauses:
             handle = self._hungry.pop()
             if handle.ready:
                 self._feed(handle)
 
     def resume(self) -> None:
         """Go on after a pause."""
-        self.paused = False
+        self.pauses -= 1
+        if self.pauses:
+            return
         for handle in self._handles.values():
             self.feed_again(handle)
 
@@ -202,7 +204,7 @@ class Dispatcher:
                     break
                 try:
                     handle.allowance = handle.runner.credit()
-                except Exception as error:  # it cannot be asked again: nothing would remind us
+                except Exception as error:  # noqa: BLE001  (it is not asked again: nothing would remind us)
                     _log.exception("Task runner %s failed to take work", handle.description)
                     handle.broken = error
                     self._fail_all(handle)
@@ -216,7 +218,7 @@ class Dispatcher:
         if attempts:
             try:
                 handle.runner.submit(attempts)
-            except Exception as error:  # a fault of the runner: no attempt of the call may be lost
+            except Exception as error:  # noqa: BLE001  (its fault: no attempt of the call may be lost)
                 _log.exception("Task runner %s failed to take work", handle.description)
                 reason = f"the task runner failed to take it: {error!r}"
                 for attempt in attempts:
@@ -259,7 +261,7 @@ class Dispatcher:
         if not handle.opened:
             try:
                 handle.runner.open(self._report, self._options)
-            except Exception as error:  # every run that waits for it must end, and say why
+            except Exception as error:  # noqa: BLE001  (every run that waits must end, and say why)
                 _log.exception("Task runner %s could not be opened", handle.description)
                 handle.broken = error
                 self._fail_all(handle)
@@ -294,7 +296,7 @@ class Dispatcher:
         handle: RunnerHandle = run.plan.runner
         try:
             handle.runner.cancel([run.attempt_id], hard=hard)
-        except Exception:  # a fault of the runner: what was decided holds all the same
+        except Exception:  # noqa: BLE001  (its fault: what was decided holds all the same)
             _log.exception("Task runner %s failed to cancel", handle.description)
 
     def close(self, grace_seconds: float) -> None:
@@ -304,5 +306,5 @@ class Dispatcher:
                 handle.opened = False
                 try:
                     handle.runner.close(grace_seconds)
-                except Exception:
+                except Exception:  # noqa: BLE001  (logged; the other runners must be closed, too)
                     _log.exception("Task runner %s could not be closed", handle.description)

@@ -13,36 +13,28 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from penstock.attempt import Outcome
-from penstock.context import CURRENT
 from penstock.engine import interrupts
 from penstock.engine.arguments import put_values, tolerated, upstream_problem
 from penstock.engine.commands import (
     READY,
     RESOLVE,
-    Call,
     CancelChildren,
     CancelRun,
-    Enter,
     Execute,
-    Log,
-    Propose,
     Report,
     Sleep,
 )
 from penstock.engine.dispatch import Dispatcher
-from penstock.engine.loop import Clock, Loop, RealClock
+from penstock.engine.loop import Clock, Loop, RealClock, Timer
+from penstock.engine.performing import Performing
 from penstock.engine.task_run import failure, task_run
-from penstock.engine.waiting import Waiting
-from penstock.exceptions import CrashedRun, IllegalMove
 from penstock.futures import PenstockFuture
-from penstock.hooks import finish as finish_awaitable
-from penstock.logging import run_logger
-from penstock.states import TERMINAL, State, StateType, advance
+from penstock.states import State, StateType
 from penstock.task_runners import Broken, Output, SlotsChanged, Started
 from penstock.tracebacks import cut_own_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from penstock.runs import FlowRun, MapGroup, Run
     from penstock.settings import Settings
@@ -64,10 +56,10 @@ class Begin:
     __slots__ = ("run",)
 
     def __init__(self, run: Run) -> None:
-        self.run = run
+        self.run: Run = run
 
 
-class Engine(Waiting):
+class Engine(Performing):
     """Drives the runs of one root run.
 
     Args:
@@ -89,16 +81,17 @@ class Engine(Waiting):
     ) -> None:
         self.settings = settings
         self.clock: Clock = clock if clock is not None else RealClock()
-        self.rng = rng if rng is not None else random.Random()
-        self.loop = Loop(self._handle, self._hand_out, self.clock, standby=standby)
+        self.rng: random.Random = rng if rng is not None else random.Random()
+        self.loop: Loop = Loop(self._handle, self._hand_out, self.clock, standby=standby)
         limits = dict(settings.tag_limits) if tag_limits is None else tag_limits
-        self.dispatcher = Dispatcher(self.loop.post, self._go, limits, {})
+        self.dispatcher: Dispatcher = Dispatcher(self.loop.post, self._go, limits, {})
         self.plans: dict[Any, Any] = {}
         self.root_counters: dict[str, int] = {}
         self.active: set[Run] = set()
         self._lock = threading.Lock()
         self._waits = {}
         self._sleepers: set[Run] = set()
+        self._deadlines: dict[int, Timer] = {}
 
     # --- new runs ----------------------------------------------------------------------
 
@@ -198,18 +191,11 @@ class Engine(Waiting):
                     return  # cancelled by the very function that was called for it
         except StopIteration:
             self._finish(run)
-        except Exception as problem:  # a fault of ours, or a state nobody may enter
+        except Exception as problem:  # noqa: BLE001  (a fault of ours must not lose the run)
             _log.exception("The life of %r ended by a fault", run.name)
             if not run.state.is_final():
                 self.break_off(run, problem)
             self._finish(run)
-
-    def break_off(self, run: Run, problem: BaseException | None = None) -> None:
-        """End a run whose life cannot be carried on, so that it does end."""
-        why = "its thread was given up" if problem is None else f"the engine failed: {problem!r}"
-        text = f"{run.name!r} was broken off: {why}"
-        error = problem if problem is not None else CrashedRun(text)
-        advance(run, State(CRASHED, "Crashed", text, error), self.clock.time())
 
     def _sleep(self, run: Run, seconds: float) -> None:
         self._sleepers.add(run)
@@ -251,119 +237,12 @@ class Engine(Waiting):
                 return failure(error, "Flow run" if run.is_flow_run else "Task run")
         return problem
 
-    # --- commands that every driver performs alike -------------------------------------
-
     def perform(self, run: Run, command: Any) -> Any:
         """Perform a command that does not wait."""
-        kind = type(command)
-        if kind is Enter:
-            return self.enter(run, command.state)
-        if kind is Propose:
-            return self.propose(run, command.state)
-        if kind is Call:
-            return self.call(run, command.fn, command.args)
-        if kind is Log:
-            self.log(run, command)
-            return None
-        if kind is CancelChildren:
+        if type(command) is CancelChildren:
             self.cancel_children(run, command.reason, kill=command.kill)  # type: ignore[arg-type]
             return None
-        raise AssertionError(f"no driver performs {command!r} here")
-
-    def enter(
-        self, run: Run, state: State[Any], at: float | None = None, *, counts: bool = True
-    ) -> State[Any]:
-        """Move a run to a state, with its log line and its hooks.
-
-        Args:
-            run: the run.
-            state: where to.
-            at: when, in seconds since the epoch; now by default.
-            counts: whether RUNNING is the begin of an attempt; going on after a pause is not.
-        """
-        try:
-            entered = advance(run, state, self.clock.time() if at is None else at)
-        except IllegalMove as problem:
-            if run.state.is_final():
-                raise
-            _log.error("%s", problem)
-            entered = advance(
-                run, State(FAILED, "Failed", str(problem), problem), self.clock.time()
-            )
-        kind = entered.type
-        if kind is RUNNING:
-            if not counts:
-                return entered
-            if run.is_flow_run or not run.was_submitted:  # else counted when it was handed out
-                run.run_count += 1
-        elif kind in TERMINAL and not entered.provisional:
-            self._log_end(run, entered)
-        elif kind is SCHEDULED and run.plan.limited_tags:  # it waits without its places
-            self.loop.run_home(lambda: self.dispatcher.release(run))
-        hooks = run.plan.hooks.get(kind)
-        if hooks and not entered.provisional:
-            self.at_home(run, self._run_hooks, hooks, run, entered)
-        return entered
-
-    def _log_end(self, run: Run, state: State[Any]) -> None:
-        logger = _flow_log if run.is_flow_run else _task_log
-        level = logging.INFO if state.type in (COMPLETED, CANCELLED) else logging.ERROR
-        if logger.isEnabledFor(level):
-            run_logger(run).log(level, "Finished in state %s", state)
-
-    def _run_hooks(self, hooks: Sequence[Callable[..., Any]], run: Run, state: State[Any]) -> None:
-        before = run.states[-2] if len(run.states) > 1 else state
-        for hook in tuple(hooks):
-            try:
-                finish_awaitable(hook(run.plan.subject, run, state, before))
-            except Exception as error:  # noqa: BLE001  (a hook never harms the run)
-                run.hook_errors += 1
-                name = getattr(hook, "__name__", repr(hook))
-                run_logger(run).error("Hook %r raised %r", name, error, exc_info=error)
-
-    def propose(self, run: Run, state: State[Any]) -> State[Any]:
-        """Show a state to the run's handlers, in order; each sees what the one before left."""
-        return self.at_home(run, self._run_handlers, run, state)  # type: ignore[no-any-return]
-
-    def _run_handlers(self, run: Run, state: State[Any]) -> State[Any]:
-        old = run.state
-        for handler in run.plan.handlers:
-            try:
-                left = finish_awaitable(handler(run.plan.subject, old, state))
-                if left is not None and not isinstance(left, State):
-                    raise TypeError(f"a state handler returns a State or None, not {left!r}")
-            except Exception as error:  # noqa: BLE001  (decided in the row named below)
-                # A handler may have had a veto to say: the run must not go on without it (#204).
-                run_logger(run).error("State handler raised %r", error, exc_info=error)
-                text = f"Unexpected error while calling state handlers: {error!r}"
-                return State(FAILED, "Failed", text, error)
-            if left is not None:
-                state = left
-        return state
-
-    def call(self, run: Run, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Call one of the user's functions that decide something for a run."""
-        return self.at_home(run, lambda: finish_awaitable(fn(*args)))
-
-    def at_home(self, run: Run, fn: Callable[..., Any], *args: Any) -> Any:
-        """Call a function on the driver, in the context of a run."""
-
-        def in_context() -> Any:
-            token = CURRENT.set(run)
-            try:
-                return fn(*args)
-            finally:
-                CURRENT.reset(token)
-
-        if self.loop.holds_turn():
-            return in_context()
-        return self.loop.run_home(in_context)
-
-    def log(self, run: Run, command: Log) -> None:
-        """Write a line to the run's log."""
-        logger = _flow_log if run.is_flow_run else _task_log
-        if logger.isEnabledFor(command.level):
-            run_logger(run).log(command.level, "%s", command.text, exc_info=command.error)
+        return super().perform(run, command)
 
     # --- the end of a run --------------------------------------------------------------
 
@@ -471,9 +350,12 @@ class Engine(Waiting):
         timeout = run.plan.timeout_seconds
         if timeout is not None and not run.is_flow_run:
             number = event.attempt_id
-            self.loop.call_at(event.at + timeout, lambda: self._time_is_up(run, number))
+            self._deadlines[number] = self.loop.call_at(
+                event.at + timeout, lambda: self._time_is_up(run, number)
+            )
 
     def _time_is_up(self, run: Run, attempt_id: int) -> None:
+        del self._deadlines[attempt_id]
         if self.dispatcher.attempts.get(attempt_id) is not run:
             return
         self.dispatcher.cancel(run, hard=True)
@@ -484,6 +366,9 @@ class Engine(Waiting):
         self.step(run, report)
 
     def _attempt_ended(self, outcome: Outcome) -> None:
+        timer = self._deadlines.pop(outcome.attempt_id, None)
+        if timer is not None:
+            self.loop.take_back(timer)
         run = self.dispatcher.end_attempt(outcome)
         if run is None:
             return  # late: the run has gone on without it
@@ -572,7 +457,7 @@ class Engine(Waiting):
             self.dispatcher.cancel(run, hard=False)
             return
         run.cancel_requested = True
-        if run.state.type is RUNNING:
+        if run.state.type is RUNNING and not run.is_flow_run:  # its own thread moves a sub-flow
             self.enter(run, State(CANCELLING, "Cancelling", reason))
         if run.is_flow_run:
             self.cancel_children(run, reason, kill=kill)  # type: ignore[arg-type]

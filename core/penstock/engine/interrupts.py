@@ -14,11 +14,10 @@ import asyncio
 import contextlib
 import ctypes
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
-
-from penstock.worker import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -54,10 +53,10 @@ class Deadline:
     __slots__ = ("at", "ended", "lock", "reached")
 
     def __init__(self, seconds: float) -> None:
-        self.at = time.monotonic() + seconds
-        self.reached = False
-        self.ended = False
-        self.lock = threading.Lock()
+        self.at: float = time.monotonic() + seconds
+        self.reached: bool = False
+        self.ended: bool = False
+        self.lock: threading.Lock = threading.Lock()
 
 
 class MainThread:
@@ -67,23 +66,39 @@ class MainThread:
         inside: how many blocks of library code are around the main thread's current code.
         presses: how often Ctrl-C was pressed since the outermost run began.
         pressed: it was pressed while signals were held back.
+        held_back: how often, since one was delivered: a third one is not held back.
         installed: how many `catching_ctrl_c` blocks there are.
         wake: makes a waiting loop look around.
         deadlines: the limits that are running, outermost first.
+        gives_way: library code runs a hook, which a second Ctrl-C may end.
+        on_unraisable: who was told of errors in destructors before a deadline began.
     """
 
-    __slots__ = ("deadlines", "inside", "installed", "pressed", "presses", "wake")
+    __slots__ = (
+        "deadlines",
+        "gives_way",
+        "held_back",
+        "inside",
+        "installed",
+        "on_unraisable",
+        "pressed",
+        "presses",
+        "wake",
+    )
 
     def __init__(self) -> None:
-        self.inside = 0
-        self.presses = 0
-        self.pressed = False
-        self.installed = 0
+        self.inside: int = 0
+        self.presses: int = 0
+        self.pressed: bool = False
+        self.held_back: int = 0
+        self.installed: int = 0
         self.wake: Callable[[], None] | None = None
         self.deadlines: list[Deadline] = []
+        self.gives_way: bool = False
+        self.on_unraisable: Callable[[Any], object] = sys.__unraisablehook__
 
 
-main = MainThread()
+main: MainThread = MainThread()
 
 
 def is_main_thread() -> bool:
@@ -117,7 +132,7 @@ def library_code() -> Iterator[None]:
 
 
 def call_user_code(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Call a function from library code, and let signals through in it; see `worker.call`.
+    """Call a function from library code, and let signals through in it.
 
     No context manager: between its block and the end of its `__exit__` a signal could strike,
     and leave `inside` as it is here.
@@ -125,7 +140,7 @@ def call_user_code(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappin
     before, main.inside = main.inside, 0
     try:
         check()  # or what came just before would wait for the function's end
-        return call(fn, args, kwargs)
+        return fn(*args, **kwargs)
     finally:
         main.inside = before
 
@@ -134,6 +149,7 @@ def check() -> None:
     """Deliver what waited: a safe place. Raises `KeyboardInterrupt` or `DeadlineReached`."""
     if main.pressed:
         main.pressed = False
+        main.held_back = 0
         raise KeyboardInterrupt
     for deadline in main.deadlines:
         if deadline.reached and not deadline.ended:
@@ -186,11 +202,6 @@ def pass_on(error: BaseException | None) -> None:
         raise error
 
 
-def presses() -> int:
-    """How often Ctrl-C was pressed since the outermost run began."""
-    return main.presses
-
-
 # --- Ctrl-C ----------------------------------------------------------------------------
 
 
@@ -211,13 +222,16 @@ def catching_ctrl_c(wake: Callable[[], None]) -> Iterator[None]:
     previous_wake, main.wake = main.wake, wake
     main.installed += 1
     if outermost:
-        main.presses = 0
+        main.presses = main.held_back = 0
         main.pressed = False
     if takes_over:
         signal.signal(signal.SIGINT, _on_ctrl_c)
+    hooked = _watch_destructors()
     try:
         yield
     finally:
+        if hooked:
+            _leave_destructors()
         main.installed -= 1
         main.wake = previous_wake
         if takes_over:
@@ -226,12 +240,86 @@ def catching_ctrl_c(wake: Callable[[], None]) -> Iterator[None]:
 
 def _on_ctrl_c(_signal: int, _frame: FrameType | None) -> None:
     main.presses += 1
-    if main.inside and main.presses < 3:
-        main.pressed = True
-        if main.wake is not None:
-            main.wake()
+    strikes = not main.inside or main.held_back >= 2 or (main.gives_way and main.presses >= 2)
+    if strikes:
+        raise KeyboardInterrupt
+    main.pressed = True
+    main.held_back += 1
+    if main.wake is not None:
+        main.wake()
+
+
+@contextlib.contextmanager
+def giving_way() -> Iterator[None]:
+    """Let a second Ctrl-C strike in the block, a hook, though library code is around it.
+
+    Whoever uses this catches the `KeyboardInterrupt`, and `postpone`s it.
+    """
+    before = main.gives_way
+    main.gives_way = is_main_thread()
+    try:
+        yield
+    finally:
+        main.gives_way = before
+
+
+@contextlib.contextmanager
+def blocking_an_event_loop(wake: Callable[[], None]) -> Iterator[None]:
+    """Let Ctrl-C end a wait in the block, which stands in a coroutine and blocks its loop.
+
+    The handler of `asyncio.run` only asks its main task to end, at an `await` that does not come.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        asyncio.get_running_loop()
+        is_its_own = before not in (_on_ctrl_c, signal.default_int_handler) and callable(before)
+    except RuntimeError:  # no loop runs here
+        is_its_own = False
+    if not is_its_own:
+        yield
         return
-    raise KeyboardInterrupt
+
+    def on_ctrl_c(_signal: int, _frame: FrameType | None) -> None:
+        main.pressed = True
+        wake()
+
+    signal.signal(signal.SIGINT, on_ctrl_c)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# --- what destructors swallow -----------------------------------------------------------
+
+
+def _watch_destructors() -> bool:
+    """See to it that nothing is lost in a destructor; false if it is seen to already."""
+    if sys.unraisablehook is _on_unraisable:
+        return False
+    main.on_unraisable = sys.unraisablehook
+    sys.unraisablehook = _on_unraisable
+    return True
+
+
+def _leave_destructors() -> None:
+    if sys.unraisablehook is _on_unraisable:
+        sys.unraisablehook = main.on_unraisable
+
+
+def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """What struck in a destructor, or a weak reference's callback, strikes once more.
+
+    Python catches everything there, and only tells of it.
+    """
+    error = unraisable.exc_value
+    if isinstance(error, KeyboardInterrupt) and is_main_thread():
+        main.pressed = True
+    elif isinstance(error, DeadlineReached) and error.deadline in main.deadlines:
+        postpone(error)
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+    else:
+        main.on_unraisable(unraisable)
 
 
 # --- deadlines -------------------------------------------------------------------------
@@ -246,12 +334,13 @@ def main_thread_deadline(seconds: float) -> Iterator[Deadline]:
     raised in it.
     """
     deadline = Deadline(seconds)
-    outermost = not main.deadlines
+    outermost, hooked = not main.deadlines, False
     before: Any = None
     timer_before = (0.0, 0.0)
     if outermost:
+        timer_before = signal.setitimer(signal.ITIMER_REAL, 0.0)  # first, or its ring would be ours
         before = signal.signal(signal.SIGALRM, _on_alarm)
-        timer_before = signal.getitimer(signal.ITIMER_REAL)
+        hooked = _watch_destructors()
     main.deadlines.append(deadline)
     began = time.monotonic()
     try:
@@ -261,13 +350,13 @@ def main_thread_deadline(seconds: float) -> Iterator[Deadline]:
         deadline.ended = True
         main.deadlines.remove(deadline)
         if outermost:
-            left = timer_before[0] - (time.monotonic() - began)
+            signal.setitimer(signal.ITIMER_REAL, 0.0)  # first: the handler may be the default one
             signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
-            signal.setitimer(
-                signal.ITIMER_REAL,
-                max(left, 1e-6) if timer_before[0] else 0.0,
-                timer_before[1],
-            )
+            if timer_before[0]:
+                left = timer_before[0] - (time.monotonic() - began)
+                signal.setitimer(signal.ITIMER_REAL, max(left, 1e-6), timer_before[1])
+            if hooked:
+                _leave_destructors()
         else:
             _arm()
 
@@ -326,9 +415,12 @@ def thread_deadline(
         try:
             with deadline.lock:
                 deadline.ended = True
-                if deadline.reached:
-                    # Set and not met yet: taken back, so that it cannot go off in our own code.
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+            if deadline.reached:
+                # Set, and perhaps not met yet: met here, so that it cannot go off in our own code.
+                # To take it back, by NULL, makes Python 3.11 look for it for ever, and hang in
+                # the first call under a profiler, a debugger or coverage.
+                for _ in range(100):
+                    pass
         except _Rung:
             deadline.ended = True
 

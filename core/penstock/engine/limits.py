@@ -34,7 +34,7 @@ class TagLimits:
         return False
 
     def _take(self, run: Run) -> bool:
-        tags = run.plan.limited_tags
+        tags = self._needed(run)
         if any(self._taken[tag] >= self._limits[tag] for tag in tags):
             return False
         for tag in tags:
@@ -42,13 +42,34 @@ class TagLimits:
         self._holding[run] = tags
         return True
 
+    def _needed(self, run: Run) -> Sequence[str]:
+        """Return the limited tags that no run around this one has a place for already.
+
+        A run shares the places of the runs that it is part of: these may wait for it, and a
+        limit of one would then stop both for ever.
+        """
+        tags: Sequence[str] = run.plan.limited_tags
+        around = run.parent
+        while around is not None and tags:
+            held = self._holding.get(around, ())
+            tags = [tag for tag in tags if tag not in held]
+            around = around.parent
+        return tags
+
     def release(self, run: Run) -> list[Run]:
         """Give back the run's places, and return the runs that have theirs now."""
-        for tag in self._holding.pop(run, ()):
+        freed = self._holding.pop(run, ())
+        for tag in freed:
             self._taken[tag] -= 1
-        admitted = [waiting for waiting in self._waiting if self._take(waiting)]
-        if admitted:
-            self._waiting = deque(each for each in self._waiting if each not in admitted)
+        admitted: list[Run] = []
+        for waiting in self._waiting:
+            # Whoever can go now needs one of these, so that the line need not be gone through.
+            if all(self._taken[tag] >= self._limits[tag] for tag in freed):
+                break
+            if self._take(waiting):
+                admitted.append(waiting)
+        for each in admitted:
+            self._waiting.remove(each)
         return admitted
 
     def withdraw(self, run: Run) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from penstock.runs import Run
 
-__all__ = ["Clock", "CountdownWaiter", "Loop", "RealClock", "Waiter"]
+__all__ = ["Clock", "CountdownWaiter", "Loop", "RealClock", "Timer", "Waiter"]
 
 FIRST_LOOK_SECONDS = 0.002
 """How long nobody must have been at work before the standby thread takes the turn."""
@@ -41,7 +41,7 @@ class Clock(Protocol):
         """Seconds since some fixed moment, never going back."""
         ...
 
-    def get(self, queue: SimpleQueue[Any], timeout: float | None) -> Any:
+    def get(self, queue: SimpleQueue[Any], timeout: float | None, /) -> Any:
         """Return the next item, or raise `queue.Empty` after the timeout."""
         ...
 
@@ -49,8 +49,15 @@ class Clock(Protocol):
 class RealClock:
     """The clock of this machine."""
 
-    monotonic = staticmethod(time.monotonic)
-    time = staticmethod(time.time)
+    @staticmethod
+    def monotonic() -> float:
+        """Seconds since some fixed moment, never going back."""
+        return time.monotonic()
+
+    @staticmethod
+    def time() -> float:
+        """Seconds since the epoch."""
+        return time.time()
 
     @staticmethod
     def get(queue: SimpleQueue[Any], timeout: float | None) -> Any:
@@ -64,10 +71,10 @@ class Waiter:
     __slots__ = ("_lock", "ready")
 
     def __init__(self) -> None:
-        self.ready = False
+        self.ready: bool = False
         self._lock: Any = None
 
-    def finished(self, run: Run) -> None:
+    def finished(self, run: Run) -> None:  # noqa: ARG002  (subclasses tell runs apart)
         """A watched run is over."""
         self.notify()
 
@@ -96,8 +103,8 @@ class CountdownWaiter(Waiter):
 
     def __init__(self, count: int, stop_early: Callable[[Run], bool] | None = None) -> None:
         super().__init__()
-        self.count = count
-        self.stop_early = stop_early
+        self.count: int = count
+        self.stop_early: Callable[[Run], bool] | None = stop_early
         if count <= 0:
             self.ready = True
 
@@ -106,6 +113,20 @@ class CountdownWaiter(Waiter):
         self.count -= 1
         if self.count <= 0 or (self.stop_early is not None and self.stop_early(run)):
             self.notify()
+
+
+class Timer:
+    """A function to be called at a time; `fn` is None once it is not wanted any more."""
+
+    __slots__ = ("fn", "number", "when")
+
+    def __init__(self, when: float, number: int, fn: Callable[[], None]) -> None:
+        self.when: float = when
+        self.number: int = number
+        self.fn: Callable[[], None] | None = fn
+
+    def __lt__(self, other: Timer) -> bool:
+        return (self.when, self.number) < (other.when, other.number)
 
 
 class Loop:
@@ -130,17 +151,18 @@ class Loop:
     ) -> None:
         self.inbox: SimpleQueue[Any] = SimpleQueue()
         self.clock = clock
-        self.owner = threading.get_ident()
-        self.owner_is_main = interrupts.is_main_thread()
+        self.owner: int = threading.get_ident()
+        self.owner_is_main: bool = interrupts.is_main_thread()
         self.in_flight = 0  # submitted runs that are not over; changed under the turn
-        self.beats = 0  # signs of life of the owner: the standby leaves a busy owner alone
+        self.beats: int = 0  # signs of life of the owner: the standby leaves a busy owner alone
         self._handle = handle
         self._settle = settle
         self._turn = threading.Lock()  # taken again by the thread that has it: see `_depth`
         self._holder = 0
         self._depth = 0
         self._wanted = 0
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timers: list[Timer] = []
+        self._dead_timers = 0
         self._timer_numbers = itertools.count()
         self._bell: SimpleQueue[bool] = SimpleQueue()  # wakes the standby
         self._standby_allowed = standby
@@ -217,9 +239,21 @@ class Loop:
         """Make the thread that waits look around."""
         self.inbox.put(None)
 
-    def call_at(self, when: float, fn: Callable[[], None]) -> None:
+    def call_at(self, when: float, fn: Callable[[], None]) -> Timer:
         """Call a function under the turn at a monotonic time. Under the turn only."""
-        heapq.heappush(self._timers, (when, next(self._timer_numbers), fn))
+        timer = Timer(when, next(self._timer_numbers), fn)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def take_back(self, timer: Timer) -> None:
+        """Never mind that timer. Under the turn only."""
+        timer.fn = None
+        self._dead_timers += 1
+        # Most deadlines are met by far, and a heap of those to come must not hold all that were.
+        if self._dead_timers > 64 and self._dead_timers * 2 > len(self._timers):
+            self._timers = [each for each in self._timers if each.fn is not None]
+            heapq.heapify(self._timers)
+            self._dead_timers = 0
 
     def call_later(self, seconds: float, fn: Callable[[], None]) -> None:
         """Call a function under the turn after so many seconds; from any thread."""
@@ -243,13 +277,17 @@ class Loop:
 
     def _ring_timers(self) -> None:
         now = self.clock.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2]()
+        while self._timers and (self._timers[0].when <= now or self._timers[0].fn is None):
+            timer = heapq.heappop(self._timers)
+            if timer.fn is None:
+                self._dead_timers -= 1
+            else:
+                timer.fn()
 
     def _step(self, deadline: float | None) -> None:
         """Wait for one event, at most until the deadline, and act on all there are."""
         timeout = None
-        when = self._timers[0][0] if self._timers else None
+        when = self._timers[0].when if self._timers else None
         if deadline is not None and (when is None or deadline < when):
             when = deadline
         if when is not None:
@@ -281,7 +319,11 @@ class Loop:
             self._drive(waiter, deadline, checks=False)
             return waiter.ready
         # Also where no flow is around, and Ctrl-C would else strike in the middle of an event.
-        with interrupts.library_code(), interrupts.catching_ctrl_c(self.nudge):
+        with (
+            interrupts.library_code(),
+            interrupts.catching_ctrl_c(self.nudge),
+            interrupts.blocking_an_event_loop(self.nudge),
+        ):
             self._drive(waiter, deadline, checks=True)
         return waiter.ready
 

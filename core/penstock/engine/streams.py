@@ -21,7 +21,7 @@ from penstock.prints import captured
 from penstock.tracebacks import cut_own_frames
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 
     from penstock.engine.driver import Engine
     from penstock.engine.lineage import Ledger
@@ -39,15 +39,36 @@ class Stream:
         self.engine = engine
         if run.is_flow_run:
             direct.begin_flow_attempt(run)  # type: ignore[arg-type]
-        self.began = time.monotonic()
+        self.began: float = time.monotonic()
         timeout = run.plan.timeout_seconds
-        self.deadline = None if not timeout else self.began + timeout
+        self.deadline: float | None = None if not timeout else self.began + timeout
         self.ledger: Ledger | None = run.flow_run.ledger if run.flow_run is not None else None
-        self.generator = run.plan.subject.fn(*run.args, **run.kwargs)
+        self.generator: Any = run.plan.subject.fn(*run.args, **run.kwargs)
+        self.is_out_of_time: bool = False
 
     def left(self) -> float | None:
         """How much of the time limit is left, in seconds."""
         return None if self.deadline is None else max(1e-6, self.deadline - time.monotonic())
+
+    def advance(self, advance: Callable[[Any], Any], given: Any) -> Any:
+        """Let the generator go on to its next value, as user code."""
+        guarded = self.engine.loop.guards_signals()
+        if guarded:
+            interrupts.enter_library()
+        try:
+            with (
+                interrupts.deadline_here(self.left(), self.engine.loop.call_later) as limit,
+                self.inside(),
+            ):
+                try:
+                    if guarded:
+                        return interrupts.call_user_code(advance, (given,), {})
+                    return advance(given)
+                finally:
+                    self.is_out_of_time = limit is not None and limit.reached
+        finally:
+            if guarded:
+                interrupts.leave_library()
 
     @contextlib.contextmanager
     def inside(self) -> Iterator[None]:
@@ -82,7 +103,11 @@ class Stream:
         outcome = Outcome(0, "raised", error=error, duration_seconds=took)
         if not isinstance(error, Exception) and not timed_out:
             self.run.interrupt = error
-        cancelled = isinstance(error, (KeyboardInterrupt, asyncio.CancelledError))
+        cancelled = isinstance(
+            error, (KeyboardInterrupt, asyncio.CancelledError, interrupts.DeadlineReached)
+        )
+        if cancelled and not timed_out:
+            self.run.cancel_reason = self.run.cancel_reason or interrupts.reason(error)
         return Report(outcome, self._now(), timed_out, cancelled and not timed_out)
 
     def _now(self) -> float:
@@ -123,16 +148,12 @@ def _execute(stream: Stream) -> Generator[Any, Any, Report]:
     advance, given = generator.send, None
     while True:
         try:
-            with (
-                interrupts.deadline_here(stream.left(), stream.engine.loop.call_later),
-                stream.inside(),
-            ):
-                value = advance(given)
+            value = stream.advance(advance, given)
         except StopIteration as end:
             return stream.returned(end.value)
         except interrupts.DeadlineReached as error:
             generator.close()
-            return stream.raised(error, timed_out=True)
+            return stream.raised(error, timed_out=stream.is_out_of_time)
         except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
             return stream.raised(error)
         stream.hand_out(value)

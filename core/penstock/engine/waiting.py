@@ -35,7 +35,7 @@ class AsyncWaiter:
         self._loop = loop
         self._future: asyncio.Future[None] = loop.create_future()
 
-    def finished(self, run: Run) -> None:
+    def finished(self, run: Run) -> None:  # noqa: ARG002  (a Waiter is told which)
         """The watched run is over; on any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody awaits any more
             self._loop.call_soon_threadsafe(self._wake)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.task_runners import (
     Attempt,
     Broken,
+    Capabilities,
     Event,
     Outcome,
     Packed,
@@ -42,7 +43,7 @@ class RunnerHarness:
     def __init__(
         self, runner: TaskRunner, directory: pathlib.Path, patience_seconds: float
     ) -> None:
-        self.runner = runner.for_run()
+        self.runner: TaskRunner = runner.for_run()
         self.patience_seconds = patience_seconds
         self.directory = directory
         self.outcomes: dict[int, Outcome] = {}
@@ -60,7 +61,7 @@ class RunnerHarness:
     def open(self) -> None:
         """Open the runner."""
         self.runner.open(self._events.put, {"flow_name": "conformance"})
-        self.capabilities = self.runner.capabilities
+        self.capabilities: Capabilities = self.runner.capabilities
         self._is_closed = False
 
     def close(self, grace_seconds: float = 0.0) -> None:

@@ -45,13 +45,15 @@ class ManualTaskRunner(TaskRunner):
     ) -> None:
         self.slot_count = slots
         self.credit_limit = credit
-        self.capabilities = capabilities or Capabilities(kill="hard", async_functions=True)
+        self.capabilities: Capabilities = capabilities or Capabilities(
+            kill="hard", async_functions=True
+        )
         self.submitted: list[Attempt] = []
         """Every attempt ever taken, in order."""
         self.cancelled: list[tuple[int, bool]] = []
         """Every id that `cancel()` was called with, and whether it was `hard`."""
         self.blocked_calls: list[tuple[int, bool]] = []
-        self.is_open = False
+        self.is_open: bool = False
         self._open_attempts: dict[int, Attempt] = {}
         self._started: set[int] = set()
         self._report: Callable[[Event], None] | None = None

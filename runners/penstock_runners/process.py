@@ -1,0 +1,189 @@
+"""The runner that runs attempts in worker processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import cloudpickle
+import loky
+
+from penstock.task_runners import Capabilities, TaskRunner
+from penstock_runners.process_pool import culprit
+from penstock_runners.process_pool.crew import Plan
+from penstock_runners.process_pool.registry import POOLS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Self
+
+    from penstock.task_runners import Attempt, Event
+    from penstock_runners.process_pool.registry import Lease
+
+__all__ = ["ProcessPoolTaskRunner"]
+
+ATTEMPTS_PER_SLOT: Final = 256
+"""Taken ahead for each slot: as many as a batch can hold."""
+
+BLAS_THREADS: Final = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+class ProcessPoolTaskRunner(TaskRunner):
+    """Runs attempts in processes: fresh interpreters, without a fork or a main guard.
+
+    A worker that dies costs the one attempt that it ran, and an attempt that must stop is stopped
+    by killing its worker. Tasks may be functions of a script, a notebook, lambdas and closures.
+    The workers stay for a minute after the last run that used them.
+
+    Args:
+        max_workers: how many attempts run at once; by default the CPUs that this process may use,
+            by affinity and cgroup.
+        initializer: called in each worker before anything else.
+        initargs: its arguments.
+        env: environment variables of the workers, set before anything is imported there.
+        max_tasks_per_worker: after so many attempts a worker is replaced, against leaks.
+    """
+
+    capabilities = Capabilities(isolation="process", kill="hard", pickles=True, keeps_warm=True)
+
+    warm_seconds: ClassVar[float] = 60.0
+    """How long the workers stay when no run uses them; a subclass may have another opinion."""
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Sequence[Any] = (),
+        env: Mapping[str, str] | None = None,
+        max_tasks_per_worker: int | None = None,
+    ) -> None:
+        if max_workers is None:
+            max_workers = loky.cpu_count()
+        self.max_workers = _positive("max_workers", max_workers)
+        if max_tasks_per_worker is not None:
+            _positive("max_tasks_per_worker", max_tasks_per_worker)
+        if initializer is not None and not callable(initializer):
+            raise ValueError(f"initializer must be a function, not {initializer!r}")
+        self.max_tasks_per_worker = max_tasks_per_worker
+        self.initializer = initializer
+        self.initargs = tuple(initargs)
+        self.env = {str(name): str(value) for name, value in (env or {}).items()}
+        self._lease: Lease | None = None
+
+    @classmethod
+    def from_spec(cls, argument: str) -> Self:
+        """Make a runner from ``"4"``, a number of processes, or from ``""``."""
+        if not argument:
+            return cls()
+        if not (argument.isascii() and argument.isdecimal() and int(argument) > 0):
+            raise ValueError(
+                f"the process runner takes a number of processes, 1 or more, as in 'process:4', "
+                f"not {argument!r}"
+            )
+        return cls(max_workers=int(argument))
+
+    def for_run(self) -> TaskRunner:
+        """Return a copy that is not open."""
+        runner = super().for_run()
+        assert isinstance(runner, ProcessPoolTaskRunner)
+        runner._lease = None
+        return runner
+
+    def open(
+        self,
+        report: Callable[[Event], None],
+        options: Mapping[str, Any],  # noqa: ARG002  (no hint matters here)
+    ) -> None:
+        """Get ready; the first attempt starts the first worker, if none is warm."""
+        if self._lease is not None and self._lease.process_id == os.getpid():
+            raise RuntimeError("this task runner is open already: use for_run() for another run")
+        plan = Plan(
+            self.max_workers,
+            tuple(sorted(self.worker_env().items())),
+            self._pack_initializer(),
+            self.max_tasks_per_worker,
+            _surroundings(),
+            self.warm_seconds,
+        )
+        self._lease = POOLS.lease(plan, report, self)
+
+    def slots(self) -> int:
+        """How many attempts can run at once."""
+        return self.max_workers
+
+    def credit(self) -> int:
+        """Return enough for full batches, less what runs or waits."""
+        if self._lease is None:
+            return 0
+        return max(0, ATTEMPTS_PER_SLOT * self.max_workers - self._lease.client.open_attempts)
+
+    def submit(self, attempts: Sequence[Attempt]) -> None:
+        """Take the attempts and start workers for them as far as there may be more."""
+        lease = self._lease
+        if lease is None:
+            raise RuntimeError("this task runner is not open: call open() before submit()")
+        if lease.process_id != os.getpid():
+            raise RuntimeError(
+                "this task runner was opened in the parent process, before a fork, and its "
+                "workers belong there: make a new one in the child"
+            )
+        if attempts:
+            lease.pool.submit(lease.client, attempts)
+
+    def cancel(self, attempt_ids: Sequence[int], *, hard: bool = False) -> None:
+        """Drop what has not begun; with `hard`, kill the workers of what has."""
+        lease = self._lease
+        if lease is not None and lease.process_id == os.getpid():
+            lease.pool.cancel(lease.client, attempt_ids, hard)
+
+    def close(self, grace_seconds: float = 0.0) -> None:
+        """Wait for running attempts up to `grace_seconds`, then kill their workers.
+
+        The other workers stay warm for the next run.
+        """
+        lease, self._lease = self._lease, None
+        if lease is not None and lease.process_id == os.getpid():
+            lease.close(time.monotonic() + grace_seconds, grace_seconds)
+
+    def worker_env(self) -> dict[str, str]:
+        """Return what is added to the environment of workers.
+
+        Their numerical libraries share the CPUs, unless the user has said how many threads.
+        """
+        threads = str(max(1, loky.cpu_count() // self.max_workers))
+        return {name: threads for name in BLAS_THREADS if name not in os.environ} | self.env
+
+    def _pack_initializer(self) -> bytes | None:
+        if self.initializer is None:
+            return None
+        try:
+            packed: bytes = cloudpickle.dumps((self.initializer, self.initargs))
+        except Exception as error:
+            both = (self.initializer, *self.initargs)
+            raise TypeError(culprit.explain_value("initializer", both)) from error
+        return packed
+
+
+def _surroundings() -> tuple[str, ...]:
+    try:
+        directory = os.getcwd()
+    except FileNotFoundError:  # deleted under our feet; workers have one anyway
+        directory = ""
+    return directory, *sys.path
+
+
+def _positive(name: str, value: int) -> int:
+    # A bool is an int, and max_workers=True surely meant something else.
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} must be a whole number, 1 or more, not {value!r}")
+    return value

@@ -1,0 +1,385 @@
+"""The workers of a pool, on the pool's one thread: spawned, fed, heard, watched, killed, buried."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import os
+import selectors
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock.attempt import Outcome, OutcomeKind
+from penstock.task_runners import Started
+from penstock_runners.process_pool import frames
+from penstock_runners.process_pool.feeding import Feeder
+from penstock_runners.process_pool.outcomes import outcome_of
+from penstock_runners.process_pool.slots import IDLE, SlotTable
+from penstock_runners.process_pool.workers import Killing, Outlet, Phase, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from penstock_runners.process_pool.jobs import Job, JobQueue
+
+__all__ = ["Crew", "Plan", "is_running", "stopped_early"]
+
+TICK_SECONDS: Final = 0.02
+"""How often the slots are looked at, while there is something to be seen there."""
+STACK_SECONDS: Final = 0.05
+"""How long a worker to be killed may take to show its stack."""
+STACK_QUIET_SECONDS: Final = 0.003
+"""After its first piece, the stack is taken to be complete."""
+LEAVE_SECONDS: Final = 0.4
+"""How long a worker may take to leave by itself."""
+SPAWN_WORTH_SECONDS: Final = 0.3
+"""What was sent ahead comes back for a new worker only if it has waited for longer than a spawn."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What tells one pool from another."""
+
+    max_workers: int
+    env: tuple[tuple[str, str], ...]
+    initializer: bytes | None
+    """The pickle of a function and its arguments."""
+    max_tasks_per_worker: int | None
+    surroundings: tuple[str, ...]
+    """Where workers look for modules and files: their current directory and `sys.path`."""
+    warm_seconds: float
+    """How long the pool stays when nobody uses it."""
+
+
+class Crew:
+    """At most `plan.max_workers` workers, as many as there was work for.
+
+    Args:
+        plan: how they are to be.
+        numbers: for jobs that set out a second time.
+        queue: where attempts wait, and where those go back that were sent and have not begun.
+        end: takes the one outcome of a job that is in the queue no more, and with no worker.
+        start_failed: is told why a worker ended before it was ready.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        numbers: Iterator[int],
+        queue: JobQueue,
+        end: Callable[[Job, Outcome], None],
+        start_failed: Callable[[str], None],
+    ) -> None:
+        self.workers: list[Worker] = []
+        self.selector = selectors.DefaultSelector()
+        """Its keys carry what to call with the events."""
+        self._plan = plan
+        self._numbers = numbers
+        self._queue = queue
+        self._end = end
+        self._start_failed = start_failed
+        self._feeder = Feeder(queue, plan.max_workers, end)
+        self._tick_at = 0.0
+        self._table = SlotTable(plan.max_workers)
+
+    def serve(self, timeout: float | None) -> None:
+        """Wait for something to happen, and see to it."""
+        for key, events in self.selector.select(timeout):
+            # One that came earlier in this round may have buried the worker of this one.
+            if self.selector.get_map().get(key.fd) is key:
+                key.data(events)
+
+    def look_at_clock(self, now: float) -> float | None:
+        """Do what is due, and return when the next thing is, if there is one."""
+        due: list[float] = []
+        watched = False
+        for worker in self.workers:
+            killing = worker.killing
+            if killing is not None and killing.deadline is not None:
+                if killing.deadline <= now:
+                    self._kill_or_spare(worker, killing)
+                else:
+                    due.append(killing.deadline)
+            if worker.leave_by is not None:
+                if worker.leave_by <= now:
+                    worker.leave_by = None
+                    worker.kill()
+                else:
+                    due.append(worker.leave_by)
+            watched = watched or self._is_worth_watching(worker)
+        if watched:
+            if self._tick_at <= now:
+                self._tick_at = now + TICK_SECONDS
+                self._watch(now)
+            due.append(self._tick_at)
+        return min(due, default=None)
+
+    def stop(self, seconds: float = LEAVE_SECONDS) -> float:
+        """Tell all to leave, kill those that are busy, and return when the others are killed."""
+        leave_by = time.monotonic() + seconds
+        for worker in self.workers:
+            if worker.sent or worker.phase is not Phase.READY:
+                worker.kill()
+            else:
+                worker.stop(leave_by)
+        return leave_by
+
+    def end(self, leave_by: float) -> None:
+        """Bury all workers; must not return before, as the kernel kills them with this thread."""
+        while self.workers:
+            now = time.monotonic()
+            if now >= leave_by:
+                leave_by = now + LEAVE_SECONDS
+                for worker in self.workers:
+                    worker.kill()
+            self.serve(leave_by - now)
+        self.selector.close()
+        self._table.close()
+
+    def close_in_child(self) -> None:
+        """In a fork of the driver: close what was inherited, which belongs to the parent."""
+        for worker in self.workers:
+            worker.close_in_child()
+        os.close(self._table.descriptor)
+        self.selector.close()
+
+    def recall(self, worker: Worker, numbers: Sequence[int]) -> None:
+        """Ask a worker to give back what it has not begun, and to tell what has ended."""
+        worker.control.send((frames.RECALL, tuple(numbers)))
+        self._watch_for_room(worker.control)
+
+    # --- feeding --------------------------------------------------------------------------
+
+    def feed(self) -> bool:
+        """Send what can be sent, spawn one worker if needed; True if more may be needed."""
+        while len(self._queue):
+            worker = self._feeder.worker_with_room(self.workers)
+            if worker is None or not self._feeder.feed(worker):
+                break
+            self._watch_for_room(worker.orders)
+        if len(self._queue) and len(self.workers) < self._plan.max_workers:
+            starting = sum(worker.phase is Phase.STARTING for worker in self.workers)
+            if len(self._queue) > starting:
+                self._spawn()
+                # At once for the next, and after what came meanwhile: each takes milliseconds.
+                return len(self._queue) > starting + 1
+        return False
+
+    def _spawn(self) -> None:
+        taken = {worker.index for worker in self.workers}
+        index = next(i for i in range(self._plan.max_workers) if i not in taken)
+        try:
+            worker = Worker(self._table, index, dict(self._plan.env))
+        except Exception as error:  # noqa: BLE001  (no processes or descriptors left, mostly)
+            self._start_failed(f"a worker process cannot be started: {error!r}")
+            return
+        worker.calls_left = self._plan.max_tasks_per_worker
+        self.workers.append(worker)
+        register = self.selector.register
+        register(worker.answers, selectors.EVENT_READ, functools.partial(self._on_answer, worker))
+        register(worker.stacks, selectors.EVENT_READ, functools.partial(self._on_stack, worker))
+        register(worker.death, selectors.EVENT_READ, functools.partial(self._on_death, worker))
+        worker.orders.send((frames.CONFIGURE, self._plan.initializer))
+        self._watch_for_room(worker.orders)
+
+    def _watch_for_room(self, outlet: Outlet) -> None:
+        is_watched = outlet.descriptor in self.selector.get_map()
+        if outlet.wants_room and not is_watched:
+            write = functools.partial(self._on_room, outlet)
+            self.selector.register(outlet.descriptor, selectors.EVENT_WRITE, write)
+        elif is_watched and not outlet.wants_room:
+            self.selector.unregister(outlet.descriptor)
+
+    def _on_room(self, outlet: Outlet, events: int) -> None:
+        del events
+        outlet.write()
+        self._watch_for_room(outlet)
+
+    # --- what workers say -----------------------------------------------------------------
+
+    def _on_answer(self, worker: Worker, events: int) -> None:
+        del events
+        answers = worker.read()
+        if answers is None:  # the end of the pipe; of the process, too, in a moment
+            self.selector.unregister(worker.answers)
+            worker.hasten_end()
+            return
+        self._hear(worker, answers)
+
+    def _hear(self, worker: Worker, answers: Iterable[frames.Frame]) -> None:
+        for head, buffers in answers:
+            kind = head[0]
+            if kind == frames.DONE:
+                self._on_done(worker, head, buffers)
+            elif kind == frames.GIVEN_BACK:
+                self._on_given_back(worker, head[1], head[2])
+            elif kind == frames.READY and worker.phase is Phase.STARTING:
+                worker.phase = Phase.READY
+            elif kind == frames.INITIALIZER_FAILED:
+                worker.failure = head[1]
+
+    def _on_done(self, worker: Worker, head: tuple[Any, ...], buffers: list[bytearray]) -> None:
+        job = worker.sent.pop(head[1], None)
+        if job is None:
+            return  # in the pipe and in the journal of a dead worker
+        _, _, _, _, began, seconds = head
+        self._forget_sent(worker, job)
+        assert job.function is not None
+        job.function.pace.learn(seconds)
+        if job.attempt.report_start and not job.is_started:
+            job.client.report(Started(job.attempt.id, worker.name, began))
+        outcome = outcome_of(job.attempt, head, buffers, worker.name)
+        killing = worker.killing
+        if killing is not None and killing.job is job and began + seconds > killing.asked_at:
+            # Perhaps only since asking for the stack interrupted a system call: no end to believe.
+            worker.read_stack()
+            reason = "stopped on request, in the moment before its worker was killed"
+            reason += worker.user_stack()
+            outcome = outcome._replace(kind="stopped", value=None, error=None, reason=reason)
+        self._end(job, outcome)
+        if worker.calls_left == 0 and not worker.sent and worker.phase is Phase.READY:
+            worker.stop(time.monotonic() + LEAVE_SECONDS)
+
+    def _on_given_back(self, worker: Worker, asked: Sequence[int], own: Sequence[int]) -> None:
+        for number in reversed(own):
+            job = worker.sent.pop(number, None)
+            if job is None:
+                continue  # ended in spite of that, when the pool did
+            self._forget_sent(worker, job)
+            if worker.calls_left is not None:
+                worker.calls_left += 1
+            self.take_back(job)
+        for number in asked:
+            late = worker.sent.get(number)
+            if late is not None:  # it has begun meanwhile
+                late.is_unwanted = False
+                if late.must_die:
+                    self.begin_killing(worker, late)
+
+    def take_back(self, job: Job) -> None:
+        """Put a job that has not begun back into the queue, or end it if it is unwanted."""
+        job.worker = None
+        if job.is_unwanted:
+            self._end(job, stopped_early(job))
+        else:
+            job.number = next(self._numbers)  # the old one may still be in the worker's pipe
+            self._queue.push_front(job)
+
+    def _forget_sent(self, worker: Worker, job: Job) -> None:
+        if worker.sent:
+            worker.seconds_ahead -= job.estimate_seconds
+        else:
+            worker.seconds_ahead, worker.has_slow = 0.0, False
+
+    # --- looking at the slots ---------------------------------------------------------------
+
+    def _is_worth_watching(self, worker: Worker) -> bool:
+        if len(worker.sent) > 1:
+            return True
+        return any(job.attempt.report_start and not job.is_started for job in worker.sent.values())
+
+    def _watch(self, now: float) -> None:
+        has_idle = not len(self._queue) and any(
+            worker.phase is Phase.READY and not worker.sent for worker in self.workers
+        )
+        for worker in self.workers:
+            number, began = worker.slot.number, worker.slot.began
+            job = worker.sent.get(number)
+            if job is None:
+                continue
+            if job.attempt.report_start and not job.is_started:
+                job.is_started = True
+                job.client.report(Started(job.attempt.id, worker.name, began))
+            if len(worker.sent) == 1 or now - began < TICK_SECONDS / 2:
+                continue
+            can_spawn = len(self.workers) < self._plan.max_workers and not len(self._queue)
+            if worker.recalled_for != number and (
+                has_idle or (can_spawn and now - began > SPAWN_WORTH_SECONDS)
+            ):
+                after = itertools.dropwhile(lambda one: one != number, worker.sent)  # noqa: B023
+                worker.recalled_for = worker.flushed_for = number
+                self.recall(worker, tuple(after)[1:])
+            elif worker.flushed_for != number and next(iter(worker.sent)) != number:
+                worker.flushed_for = number
+                self.recall(worker, ())
+
+    # --- killing and burying ----------------------------------------------------------------
+
+    def begin_killing(self, worker: Worker, job: Job) -> None:
+        """Hold the worker before its next call, so that this one is hit and no other."""
+        if worker.killing is None:
+            worker.slot.hold(True)
+            worker.killing = Killing(job, time.monotonic(), STACK_SECONDS)
+            worker.ask_for_stack()
+
+    def _on_stack(self, worker: Worker, events: int) -> None:
+        del events
+        if not worker.read_stack():
+            self.selector.unregister(worker.stacks)
+        elif worker.killing is not None and worker.killing.deadline is not None:
+            quiet = time.monotonic() + STACK_QUIET_SECONDS
+            worker.killing.deadline = min(worker.killing.deadline, quiet)
+
+    def _kill_or_spare(self, worker: Worker, killing: Killing) -> None:
+        killing.deadline = None
+        if worker.slot.number == killing.job.number:
+            worker.kill()
+            return
+        # It has ended meanwhile, and its outcome is on the way; or it is about to begin.
+        worker.killing = None
+        worker.slot.hold(False)
+        if killing.job.number in worker.sent:
+            self.recall(worker, (killing.job.number,))
+        following = worker.sent.get(worker.slot.number)
+        if following is not None and following.must_die:
+            self.begin_killing(worker, following)
+
+    def _on_death(self, worker: Worker, events: int) -> None:
+        del events
+        outlets = (worker.orders.descriptor, worker.control.descriptor)
+        for descriptor in (worker.answers, worker.stacks, worker.death, *outlets):
+            if descriptor in self.selector.get_map():
+                self.selector.unregister(descriptor)
+        was_starting = worker.phase is Phase.STARTING
+        self._hear(worker, worker.read_all())
+        end = worker.bury()
+        self.workers.remove(worker)
+        victim = worker.sent.pop(worker.slot.number, None)
+        for job in reversed(tuple(worker.sent.values())):
+            self.take_back(job)
+        worker.sent.clear()
+        if victim is not None:
+            self._end(victim, self._end_with_worker(worker, victim, end))
+        if was_starting:
+            self._start_failed(worker.failure or f"a worker process {end} before it was ready")
+
+    def _end_with_worker(self, worker: Worker, job: Job, end: str) -> Outcome:
+        seconds = max(0.0, time.monotonic() - worker.slot.began)
+        kind: OutcomeKind
+        if worker.killing is not None and worker.killing.job is job:
+            kind, reason = "stopped", f"stopped on request: {worker.name} was killed"
+        else:
+            assert job.function is not None
+            job.function.pace.has_crashed = True
+            kind, reason = "lost", f"{worker.name} {end} while it ran this attempt"
+        return Outcome(
+            job.attempt.id,
+            kind,
+            None,
+            None,
+            reason + worker.user_stack(),
+            True,
+            seconds,
+            worker.name,
+        )
+
+
+def is_running(job: Job) -> bool:
+    """Whether the worker that has it has begun it and has not begun another."""
+    return job.worker is not None and job.worker.slot.number == job.number != IDLE
+
+
+def stopped_early(job: Job) -> Outcome:
+    """Return the outcome of a job that was cancelled before it began."""
+    return Outcome(job.attempt.id, "stopped", reason="cancelled before it began", began=False)

@@ -1,0 +1,112 @@
+"""How an exception leaves a worker: as text always, and as an object if it survives the journey."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import pickle
+import traceback
+from typing import Any, Final
+
+import cloudpickle
+
+__all__ = ["format_error", "pack_error", "restore_links"]
+
+_LINKS: Final = ("__cause__", "__context__", "__suppress_context__")
+
+
+def pack_error(error: BaseException) -> tuple[str, str, str, bytes | None]:
+    """Return type name, message, traceback text, and the pickled exception.
+
+    The last is None unless it could be unpickled too, here, where it is one attempt's own affair.
+    With it go its cause and context, and all that for the members of a group.
+    """
+    return _type_name(error), _message(error), format_error(error), _pickled(error)
+
+
+def format_error(error: BaseException) -> str:
+    """Return the text of a traceback without our own frames, and without a final newline.
+
+    As `penstock.tracebacks` does it in the driver; importing that would cost a worker 0.1 s.
+    """
+    try:
+        whole = traceback.TracebackException.from_exception(error, compact=True)
+        left = [whole]
+        own = _own_directories()
+        while left:
+            one = left.pop()
+            kept = [step for step in one.stack if not step.filename.startswith(own)]
+            if kept:
+                one.stack = traceback.StackSummary.from_list(kept)
+            chained = (one.__cause__, one.__context__, *(one.exceptions or ()))
+            left.extend(following for following in chained if following is not None)
+        return "".join(whole.format()).removesuffix("\n")
+    except Exception as trouble:  # noqa: BLE001  (an exception whose __str__ raises, or worse)
+        return f"{_type_name(error)} (its traceback cannot be shown: {type(trouble).__name__})"
+
+
+def restore_links(error: BaseException, state: tuple[Any, tuple[Any, ...]]) -> None:
+    """Give an exception that was unpickled its state back, and what it followed from."""
+    own_state, links = state
+    if own_state is not None:
+        if hasattr(error, "__setstate__"):
+            error.__setstate__(own_state)
+        else:
+            vars(error).update(own_state)
+    for name, value in zip(_LINKS, links, strict=True):
+        setattr(error, name, value)
+
+
+class _ErrorPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """Pickles exceptions with what they followed from, which plain pickle drops."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if not isinstance(obj, BaseException):
+            return super().reducer_override(obj)
+        reduced = obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        if not isinstance(reduced, tuple) or len(reduced) > 3:
+            return super().reducer_override(obj)
+        make, arguments, own_state = (*reduced, None)[:3]
+        links = tuple(getattr(obj, name) for name in _LINKS)
+        return make, arguments, (own_state, links), None, None, restore_links
+
+
+def _pickled(error: BaseException) -> bytes | None:
+    for dump in (_dump_linked, cloudpickle.dumps):  # a bad cause must not spoil a good exception
+        try:
+            data: bytes = dump(error)
+            loaded = pickle.loads(data)
+        except BaseException:  # noqa: BLE001, S112  (the text tells of it; this is user code)
+            continue
+        if isinstance(loaded, BaseException) and _type_name(loaded) == _type_name(error):
+            return data
+    return None
+
+
+def _dump_linked(error: BaseException) -> bytes:
+    file = io.BytesIO()
+    _ErrorPickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(error)
+    return file.getvalue()
+
+
+def _type_name(error: BaseException) -> str:
+    kind = type(error)
+    if kind.__module__ in ("builtins", "__main__"):
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as trouble:  # noqa: BLE001  (user code)
+        return f"(no message: its __str__ raised {type(trouble).__name__})"
+
+
+def _own_directories() -> tuple[str, ...]:
+    places: list[str] = []
+    for package in ("penstock", "penstock_runners"):
+        spec = importlib.util.find_spec(package)  # looks, and imports nothing
+        places += (spec and spec.submodule_search_locations) or ()
+    return tuple(os.path.join(place, "") for place in places)

@@ -1,0 +1,30 @@
+"""What a worker's answer means to the engine. Nothing of the user's is unpickled for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from penstock.attempt import Outcome, Packed, RemoteError
+from penstock_runners.process_pool import frames
+
+if TYPE_CHECKING:
+    from penstock.attempt import Attempt
+
+__all__ = ["outcome_of"]
+
+
+def outcome_of(
+    attempt: Attempt, head: tuple[Any, ...], buffers: list[bytearray], worker: str
+) -> Outcome:
+    """Return the outcome that a DONE frame tells of."""
+    _, _, ending, payload, _, seconds = head
+    if ending == frames.INLINE:
+        return Outcome(attempt.id, "returned", payload, None, "", True, seconds, worker)
+    if ending == frames.PACKED:
+        if payload is None:
+            first, *buffers = buffers
+            payload = bytes(first)
+        value = Packed(payload, tuple(buffers))
+        return Outcome(attempt.id, "returned", value, None, "", True, seconds, worker)
+    error = RemoteError(*(payload if payload is not None else frames.load_head(buffers[0])))
+    return Outcome(attempt.id, "raised", None, error, "", True, seconds, worker)

@@ -239,7 +239,7 @@ def _is_small_scalar(value: Any) -> bool:
     if kind is str or kind is bytes:
         return bool(len(value) < LARGE_BYTES // 4)
     if kind is int:
-        return -(2**255) < value < 2**255
+        return bool(-(2**255) < value < 2**255)
     return bool(kind in _SCALARS)
 
 

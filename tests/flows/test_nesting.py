@@ -377,7 +377,7 @@ def test_users_030_a_sub_flow_takes_futures_and_its_future_feeds_tasks(runner: s
     @flow(task_runner=runner)
     def main() -> int:
         first = add.submit(1, 2)
-        return add.submit(sub.submit(first), sub(first)).result(timeout=10)
+        return int(add.submit(sub.submit(first), sub(first)).result(timeout=10))
 
     assert main() == 60
 
@@ -410,7 +410,7 @@ def test_users_029_an_async_flow_with_sync_tasks(runner: str) -> None:
 
     @flow(task_runner=runner)
     async def main() -> int:
-        return add(1, 2) + await add.submit(3, 4) + add.submit(5, 6).result()
+        return int(add(1, 2) + await add.submit(3, 4) + add.submit(5, 6).result())
 
     assert asyncio.run(main()) == 21
 
@@ -586,17 +586,22 @@ def test_law_2_dependants_start_while_the_flow_body_computes(threads: str) -> No
     ended = threading.Event()
     step = task(lambda value: value + 1, name="step")
 
+    @task
+    def end(value: int) -> int:
+        ended.set()
+        return value
+
     @flow(task_runner=threads)
     def main() -> int:
         future = step.submit(0)
         for _ in range(9):
             future = step.submit(future)
-        last = task(lambda value: (ended.set(), value)[1], name="last").submit(future)
-        end = time.monotonic() + 10
-        while not ended.is_set() and time.monotonic() < end:
+        last = end.submit(future)
+        latest = time.monotonic() + 10
+        while not ended.is_set() and time.monotonic() < latest:
             pass  # pure Python, and no call of ours
         assert ended.is_set()
-        return last.result()
+        return int(last.result())
 
     assert main() == 10
 
@@ -613,7 +618,7 @@ def test_law_2_dependants_start_while_an_async_flow_awaits_something_else(thread
             future = step.submit(future)
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
         await asyncio.wait_for(ended.wait(), 10)
-        return future.result()
+        return int(future.result())
 
     assert asyncio.run(main()) == 10
 

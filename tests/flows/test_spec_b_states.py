@@ -566,12 +566,12 @@ HOOKS: list[Any] = [
     lambda *args: tuple(arg.name for arg in args),
     lambda state, obj: (obj.name, state.name),
 ]
-FOR_TASKS = [
+FOR_TASKS: list[Any] = [
     lambda task, task_run: (task.name, task_run.name),
     lambda task_run, exception: (task_run.name, str(exception)),
     lambda *, state: state.name,
 ]
-FOR_FLOWS = [
+FOR_FLOWS: list[Any] = [
     lambda flow, state: (flow.name, state.name),
     lambda flow_run, exception=None: (flow_run.flow_name, str(exception)),
 ]

@@ -120,10 +120,14 @@ def interruptible_async(
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
-        stop = functools.partial(loop.call_soon_threadsafe, task.cancel)
+        limit = asyncio.timeout(timeout_seconds)
+
+        def stop() -> None:
+            loop.call_soon_threadsafe(task.cancel)
+
         with driver.acting_for_holder(), interrupts.waking(stop):
             try:
-                async with asyncio.timeout(timeout_seconds) as limit:
+                async with limit:
                     return await worker.call_async(fn, args, kwargs)
             except TimeoutError:
                 if limit.expired():

@@ -318,7 +318,11 @@ class Loop:
         if not self.guards_signals():
             self._drive(waiter, deadline, checks=False)
             return waiter.ready
-        # Also where no flow is around, and Ctrl-C would else strike in the middle of an event.
+        if interrupts.main.wake == self.nudge:  # a sync flow around us takes Ctrl-C already
+            with interrupts.library_code():
+                self._drive(waiter, deadline, checks=True)
+            return waiter.ready
+        # Where none does, Ctrl-C would else strike in the middle of an event.
         with (
             interrupts.library_code(),
             interrupts.catching_ctrl_c(self.nudge),

@@ -30,7 +30,13 @@ __all__ = ["Function", "FunctionStore", "Packing", "load_call", "pack_call", "pa
 LARGE_BYTES: Final = 64 * 1024
 """From here on, a buffer goes over the pipe by itself, without being copied into a pickle."""
 _SCALARS: Final = frozenset({bool, int, float, complex, str, bytes, type(None)})
-_UNCHANGING: tuple[Any, ...] = (types.BuiltinFunctionType, types.ModuleType, types.CodeType, range, *_SCALARS)
+_UNCHANGING: tuple[Any, ...] = (
+    types.BuiltinFunctionType,
+    types.ModuleType,
+    types.CodeType,
+    range,
+    *_SCALARS,
+)
 _ABSENT: Final = object()
 _MOST_FUNCTIONS: Final = 1024
 

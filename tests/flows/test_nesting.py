@@ -607,7 +607,9 @@ def test_law_2_dependants_start_while_the_flow_body_computes(threads: str) -> No
 
 
 def test_law_2_dependants_start_while_an_async_flow_awaits_something_else(threads: str) -> None:
-    step = task(lambda value: value + 1, name="step")
+    @task
+    def step(value: int) -> int:
+        return value + 1
 
     @flow(task_runner=threads)
     async def main() -> int:
@@ -615,7 +617,7 @@ def test_law_2_dependants_start_while_an_async_flow_awaits_something_else(thread
         loop = asyncio.get_running_loop()
         future = step.submit(0)
         for _ in range(9):
-            future = step.submit(future)
+            future = step.submit(future)  # type: ignore[arg-type]  # a future of it
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
         await asyncio.wait_for(ended.wait(), 10)
         return int(future.result())

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from penstock.runs import Run
 
 LIMIT = 0.05
+ROOMY = 0.25
+"""Where the code inside must have begun before the time is up, on a busy machine, too."""
 TOO_LATE_SECONDS = 4.0
 
 
@@ -145,7 +147,7 @@ def test_seed_108_a_limit_is_kept_while_the_function_waits_for_a_future(
 ) -> None:
     blocked = task(gate.wait)
 
-    @task(timeout_seconds=LIMIT)
+    @task(timeout_seconds=ROOMY)
     def waits() -> None:
         blocked.submit().result()
 
@@ -166,7 +168,7 @@ def test_seed_108_a_limit_is_kept_while_it_waits_for_a_future_outside_of_any_flo
 ) -> None:
     blocked = task(gate.wait)
 
-    @task(timeout_seconds=LIMIT)
+    @task(timeout_seconds=ROOMY)
     def waits() -> None:
         blocked.submit().result()
 
@@ -181,7 +183,7 @@ def test_seed_108_a_limit_is_kept_while_it_waits_for_a_future_in_an_async_flow(
 ) -> None:
     blocked = task(gate.wait)
 
-    @task(timeout_seconds=LIMIT)
+    @task(timeout_seconds=ROOMY)
     def waits() -> None:
         blocked.submit().result()
 
@@ -264,7 +266,7 @@ def test_seed_108_an_alarm_of_the_users_own_that_came_meanwhile_rings_afterwards
 def test_seed_105_the_limit_of_the_task_is_the_nearer_one(threads: str) -> None:
     runs: list[Run] = []
 
-    @task(timeout_seconds=LIMIT)
+    @task(timeout_seconds=ROOMY)
     def limited() -> None:
         runs.append(current_run())  # type: ignore[arg-type]  # inside of a run
         sleep_on()
@@ -295,7 +297,7 @@ def test_seed_105_the_limit_of_the_flow_is_the_nearer_one(
         runs.append(current_run())  # type: ignore[arg-type]
         sleep_on()
 
-    @flow(timeout_seconds=LIMIT)
+    @flow(timeout_seconds=ROOMY)
     def main() -> None:
         runs.append(current_run())  # type: ignore[arg-type]
         if catches:
@@ -304,7 +306,7 @@ def test_seed_105_the_limit_of_the_flow_is_the_nearer_one(
             sleep_on()
         limited()
 
-    with on_time(), pytest.raises(FlowRunTimeoutError, match=r"exceeded timeout of 0\.05 second"):
+    with on_time(), pytest.raises(FlowRunTimeoutError, match=r"exceeded timeout of 0\.25 second"):
         main()
     flow_run, task_run = runs
     assert names(flow_run) == ["Pending", "Running", "TimedOut"]
@@ -322,7 +324,7 @@ def test_seed_105_the_limit_of_the_flow_reaches_a_task_on_the_inline_runner(
         runs.append(current_run())  # type: ignore[arg-type]
         sleep_on()
 
-    @flow(timeout_seconds=LIMIT, task_runner="inline")
+    @flow(timeout_seconds=ROOMY, task_runner="inline")
     def main() -> None:
         runs.append(current_run())  # type: ignore[arg-type]
         with contextlib.suppress(Exception):
@@ -339,7 +341,7 @@ def test_seed_105_the_limit_of_the_flow_reaches_a_task_on_the_inline_runner(
 @pytest.mark.parametrize("nearer", ["outer", "middle", "inner"])
 def test_seed_105_of_three_limits_the_nearest_ends_its_own_run_and_no_other(nearer: str) -> None:
     runs: dict[str, Run] = {}
-    limits = {name: LIMIT if name == nearer else 60.0 for name in ("outer", "middle", "inner")}
+    limits = {name: ROOMY if name == nearer else 60.0 for name in ("outer", "middle", "inner")}
 
     def note(name: str) -> None:
         run = current_run()
@@ -405,7 +407,7 @@ def test_seed_105_a_sub_flow_may_have_a_nearer_limit_than_its_parent() -> None:
 def test_seed_108_an_async_task_is_cancelled_at_its_await() -> None:
     cleaned: list[str] = []
 
-    @task(timeout_seconds=LIMIT)
+    @task(timeout_seconds=ROOMY)
     async def limited() -> None:
         try:
             await asyncio.sleep(2 * TOO_LATE_SECONDS)
@@ -421,14 +423,14 @@ def test_seed_108_an_async_task_is_cancelled_at_its_await() -> None:
 
     with on_time():
         state: State[Any] = asyncio.run(main(return_state=True))
-    assert str(state) == "TimedOut('Task run exceeded timeout of 0.05 second(s)', type=FAILED)"
+    assert str(state) == "TimedOut('Task run exceeded timeout of 0.25 second(s)', type=FAILED)"
     assert cleaned == ["up", "up"]
 
 
 def test_seed_108_a_submitted_async_task_is_cancelled_at_its_await(runner: str) -> None:
     cleaned = threading.Event()
 
-    @task(timeout_seconds=LIMIT)
+    @task(timeout_seconds=ROOMY)
     async def limited() -> None:
         try:
             await asyncio.sleep(2 * TOO_LATE_SECONDS)
@@ -455,7 +457,7 @@ def test_seed_108_an_async_flow_is_cancelled_at_its_await_and_its_tasks_with_it(
         runs.append(current_run())  # type: ignore[arg-type]
         await asyncio.sleep(2 * TOO_LATE_SECONDS)
 
-    @flow(timeout_seconds=LIMIT)
+    @flow(timeout_seconds=ROOMY)
     async def main() -> None:
         runs.append(current_run())  # type: ignore[arg-type]
         await limited()
@@ -501,7 +503,7 @@ def test_seed_108_a_sync_task_in_an_async_flow_is_interrupted() -> None:
 def test_seed_108_the_sample_prints_that_it_executes_and_no_more(
     runner: str, capsys: pytest.CaptureFixture[str], gate: Any
 ) -> None:
-    @task(timeout_seconds=LIMIT)
+    @task(timeout_seconds=ROOMY)
     def show_timeouts() -> None:
         print("I will execute")
         if runner == "inline":
@@ -688,7 +690,7 @@ def test_seed_108_many_quick_calls_in_another_thread_are_all_left_alone() -> Non
 @pytest.mark.parametrize("nearer", ["outer", "middle", "inner"])
 def test_seed_105_in_another_thread_the_nearest_limit_ends_its_own_run(nearer: str) -> None:
     runs: dict[str, Run] = {}
-    limits = {name: LIMIT if name == nearer else 60.0 for name in ("outer", "middle", "inner")}
+    limits = {name: ROOMY if name == nearer else 60.0 for name in ("outer", "middle", "inner")}
 
     def note(name: str) -> None:
         run = current_run()
@@ -753,7 +755,7 @@ def test_d7_the_limit_of_a_submitted_task_ends_the_task_that_it_called_too(
         runs.append(current_run())  # type: ignore[arg-type]
         compute_on()
 
-    @task(timeout_seconds=LIMIT)
+    @task(timeout_seconds=ROOMY)
     def outer() -> None:
         try:
             inner()
@@ -872,7 +874,7 @@ def test_seed_105_the_time_limit_of_a_flow_does_not_wait_for_running_threads(
     blocked = task(gate.wait, name="blocked")
     futures: list[Any] = []
 
-    @flow(timeout_seconds=LIMIT, task_runner=threads)
+    @flow(timeout_seconds=ROOMY, task_runner=threads)
     def main() -> None:
         futures.extend(blocked.submit() for _ in range(4))
         futures[0].result()
@@ -891,12 +893,12 @@ def test_seed_105_the_limit_of_a_flow_holds_while_it_waits_for_what_it_submitted
     blocked = task(gate.wait, name="blocked")
     futures: list[Any] = []
 
-    @flow(timeout_seconds=LIMIT, task_runner=threads)
+    @flow(timeout_seconds=ROOMY, task_runner=threads)
     def main() -> str:
         futures.append(blocked.submit())
         return "returned"
 
-    @flow(timeout_seconds=LIMIT, task_runner=threads)
+    @flow(timeout_seconds=ROOMY, task_runner=threads)
     async def amain() -> str:
         futures.append(blocked.submit())
         return "returned"
@@ -918,7 +920,7 @@ def test_seed_105_the_limit_of_a_parent_holds_while_a_sub_flow_waits_for_what_it
         runs.append(current_run())  # type: ignore[arg-type]
         blocked.submit()
 
-    @flow(timeout_seconds=LIMIT, task_runner=threads)
+    @flow(timeout_seconds=ROOMY, task_runner=threads)
     def main() -> None:
         runs.append(current_run())  # type: ignore[arg-type]
         sub()
@@ -942,11 +944,11 @@ def test_seed_105_the_limit_of_a_flow_holds_while_its_task_waits_for_a_retry() -
         runs.append(current_run())  # type: ignore[arg-type]
         raise ValueError("no luck")
 
-    @flow(timeout_seconds=LIMIT)
+    @flow(timeout_seconds=ROOMY)
     def main() -> None:
         fails()
 
-    @flow(timeout_seconds=LIMIT)
+    @flow(timeout_seconds=ROOMY)
     async def amain() -> None:
         await fails_async()
 

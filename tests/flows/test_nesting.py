@@ -617,7 +617,7 @@ def test_law_2_dependants_start_while_an_async_flow_awaits_something_else(thread
         loop = asyncio.get_running_loop()
         future = step.submit(0)
         for _ in range(9):
-            future = step.submit(future)  # type: ignore[arg-type]  # a future of it
+            future = step.submit(future)
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(ended.set))
         await asyncio.wait_for(ended.wait(), 10)
         return int(future.result())

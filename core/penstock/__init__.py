@@ -8,10 +8,17 @@ from penstock.context import tags
 from penstock.flows import Flow, flow
 from penstock.futures import PenstockFuture, PenstockFutureList, as_completed, wait
 from penstock.logging import get_run_logger
-from penstock.pausing import pause_flow_run, resume_flow_run, suspend_flow_run
+from penstock.pausing import (
+    apause_flow_run,
+    aresume_flow_run,
+    asuspend_flow_run,
+    pause_flow_run,
+    resume_flow_run,
+    suspend_flow_run,
+)
 from penstock.states import State
 from penstock.tasks import Task, task
-from penstock.unsupported import deploy, get_client, serve
+from penstock.unsupported import adeploy, aserve, deploy, get_client, serve
 
 __version__ = "0.1.0"
 
@@ -22,8 +29,13 @@ __all__ = [
     "State",
     "Task",
     "__version__",
+    "adeploy",
     "allow_failure",
+    "apause_flow_run",
+    "aresume_flow_run",
     "as_completed",
+    "aserve",
+    "asuspend_flow_run",
     "deploy",
     "flow",
     "get_client",

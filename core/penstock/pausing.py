@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,7 +17,17 @@ from penstock.states import Paused, Running
 if TYPE_CHECKING:
     import uuid
 
-__all__ = ["pause_flow_run", "resume_flow_run", "suspend_flow_run"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "apause_flow_run",
+    "aresume_flow_run",
+    "asuspend_flow_run",
+    "pause_flow_run",
+    "resume_flow_run",
+    "suspend_flow_run",
+]
 
 _lock = threading.Lock()
 _paused: weakref.WeakKeyDictionary[FlowRun, Waiter] = weakref.WeakKeyDictionary()
@@ -34,18 +46,32 @@ def pause_flow_run(timeout: float = 3600) -> None:
         PauseTimeoutError: nobody resumed it in time.
     """
     run = require_flow_run("pause_flow_run()")
-    engine = run.engine
+    with _pausing(run, timeout) as waiter:
+        run.engine.loop.wait(waiter, timeout)
+
+
+async def apause_flow_run(timeout: float = 3600) -> None:  # noqa: ASYNC109  (Prefect's name)
+    """As `pause_flow_run`, leaving the event loop to others meanwhile."""
+    run = require_flow_run("apause_flow_run()")
+    with _pausing(run, timeout) as waiter:
+        await asyncio.to_thread(waiter.block, timeout)
+
+
+@contextlib.contextmanager
+def _pausing(run: FlowRun, timeout: float) -> Iterator[Waiter]:
+    """Have a flow run paused in the block, which waits for the waiter."""
+    loop = run.engine.loop
     waiter = Waiter()
     with _lock:
         _paused[run] = waiter
-    engine.loop.run_home(lambda: _pause(run))
+    loop.run_home(lambda: _pause(run))
     try:
-        resumed = engine.loop.wait(waiter, timeout)
+        yield waiter
     finally:
         with _lock:
             _paused.pop(run, None)
-        engine.loop.run_home(lambda: _go_on(run))
-    if not resumed:
+        loop.run_home(lambda: _go_on(run))
+    if not waiter.ready:
         raise PauseTimeoutError(f"flow run {run.name!r} was not resumed within {timeout} s")
 
 
@@ -80,6 +106,11 @@ def resume_flow_run(flow_run: FlowRun | uuid.UUID | str) -> None:
     raise MissingContextError(f"no flow run {str(wanted)!r} of this process is paused")
 
 
+async def aresume_flow_run(flow_run: FlowRun | uuid.UUID | str) -> None:
+    """As `resume_flow_run`, for those who await it by habit; it never waits."""
+    resume_flow_run(flow_run)
+
+
 def suspend_flow_run(*_: Any, **__: Any) -> NoReturn:
     """Not available: a run cannot leave its process and go on later. See `pause_flow_run`."""
     run = current_flow_run()
@@ -88,3 +119,8 @@ def suspend_flow_run(*_: Any, **__: Any) -> NoReturn:
         f"suspend_flow_run(){shown} would have to end this process and go on in another; "
         "use pause_flow_run(), which waits here"
     )
+
+
+async def asuspend_flow_run(*_: Any, **__: Any) -> NoReturn:
+    """Not available, as `suspend_flow_run`. See `apause_flow_run`."""
+    suspend_flow_run()

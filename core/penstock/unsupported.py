@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from penstock.exceptions import NotSupportedError
 
-__all__ = ["deploy", "get_client", "serve"]
+__all__ = ["adeploy", "aserve", "deploy", "get_client", "serve"]
 
 
 def serve(*_: Any, **__: Any) -> NoReturn:
@@ -31,3 +31,13 @@ def get_client(*_: Any, **__: Any) -> NoReturn:
         "get_client() talks to a server, and Penstock has none; a run's own objects (futures, "
         "states, penstock.runtime) tell the same"
     )
+
+
+async def aserve(*_: Any, **__: Any) -> NoReturn:
+    """Not available, as `serve`."""
+    serve()
+
+
+async def adeploy(*_: Any, **__: Any) -> NoReturn:
+    """Not available, as `deploy`."""
+    deploy()

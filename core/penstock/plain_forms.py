@@ -40,7 +40,7 @@ def top_name(cls: type) -> str:
 _CO_FUNCTION = 0x1 | 0x2  # local variables of its own: not a module's body, nor a class's
 _CO_VARARGS, _CO_VARKEYWORDS = 0x4, 0x8
 _CO_KINDS = _CO_VARARGS | _CO_VARKEYWORDS | 0x20 | 0x80 | 0x100 | 0x200  # generator, coroutine…
-_CO_HAS_DOCSTRING = 0x4000000 if sys.version_info >= (3, 13) else 0
+_CO_HAS_DOCSTRING = 0x4000000 if sys.version_info >= (3, 14) else 0
 
 
 def _function(fn: types.FunctionType) -> object:
@@ -81,7 +81,7 @@ def _has_docstring(code: types.CodeType) -> bool:
         return False
     if _CO_HAS_DOCSTRING:
         return bool(code.co_flags & _CO_HAS_DOCSTRING)
-    # Before 3.13 the first constant of a function is its docstring or None. Only comprehensions
+    # Before 3.14 the first constant of a function is its docstring or None. Only comprehensions
     # and generator expressions, whose names are in angle brackets, keep others there.
     return code.co_flags & _CO_FUNCTION == _CO_FUNCTION and not code.co_name.startswith("<")
 

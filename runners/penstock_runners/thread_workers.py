@@ -56,8 +56,15 @@ class GivenUp(BaseException):
 
 
 def raise_in(thread: threading.Thread) -> None:
-    """Raise `GivenUp` in a running thread, as soon as it executes Python code again."""
+    """Raise `GivenUp` in a running thread, as soon as it executes Python code again.
+
+    The engine's own code in a worker is let finish: in the middle of a log line, say, it would
+    leave a lock behind that nobody can take any more.
+    """
     assert thread.ident is not None
+    if isinstance(thread, Worker) and thread.shield:
+        thread.is_struck = True
+        return
     ctypes.pythonapi.PyThreadState_SetAsyncExc(
         ctypes.c_ulong(thread.ident), ctypes.py_object(GivenUp)
     )
@@ -103,6 +110,16 @@ class Worker(threading.Thread):
         self.stop_sent = threading.Lock()
         """Held until `GivenUp` has been raised in this thread."""
         self.stop_sent.acquire()
+        self.shield = 0
+        """How many blocks of the engine's code are around what runs here: it sets this itself."""
+        self.is_struck = False
+        """`GivenUp` was held off by the shield."""
+
+    def strike(self) -> None:
+        """Raise here, at a safe place, what the shield has held off."""
+        if self.is_struck:
+            self.is_struck = False
+            raise GivenUp
 
     def run(self) -> None:
         """Take attempts until told to leave."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 import threading
 import time
 import warnings
@@ -251,7 +252,16 @@ def test_seed_051_052_class_and_static_methods_are_called_on_the_class(
     assert getattr(Child, method)(5) == (says, 5)
 
 
-@pytest.mark.parametrize(("method", "says"), METHODS + ASYNC_METHODS)
+# From 3.13 on, `classmethod` no longer asks what it wraps to bind itself: the call gets the class,
+# and an attribute of the task behind it knows nothing of it. `@task` goes on top there.
+BOUND_METHODS = [
+    each
+    for each in METHODS + ASYNC_METHODS
+    if sys.version_info < (3, 13) or not each[0].endswith("of_class")
+]
+
+
+@pytest.mark.parametrize(("method", "says"), BOUND_METHODS)
 def test_seed_053_a_method_is_submitted(method: str, says: str, runner: str) -> None:
     @flow(task_runner=runner)
     def body() -> Any:
@@ -260,7 +270,7 @@ def test_seed_053_a_method_is_submitted(method: str, says: str, runner: str) -> 
     assert body() == (says, 5)
 
 
-@pytest.mark.parametrize(("method", "says"), METHODS + ASYNC_METHODS)
+@pytest.mark.parametrize(("method", "says"), BOUND_METHODS)
 def test_seed_053_a_method_is_mapped(method: str, says: str, runner: str) -> None:
     @flow(task_runner=runner)
     def body() -> Any:
@@ -278,7 +288,7 @@ def test_seed_053_an_async_method_is_awaited(method: str, says: str) -> None:
     assert asyncio.run(body()) == (says, 5)
 
 
-@pytest.mark.parametrize(("method", "says"), METHODS)
+@pytest.mark.parametrize(("method", "says"), [each for each in METHODS if each in BOUND_METHODS])
 def test_seed_053_a_method_with_other_options_is_still_bound(method: str, says: str) -> None:
     changed = getattr(Child("ann"), method).with_options(name="other")
     assert (changed.name, changed(5)) == ("other", (says, 5))

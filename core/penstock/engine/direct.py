@@ -38,14 +38,22 @@ __all__ = ["begin_flow_attempt", "drive", "finish", "perform"]
 def drive(run: Run) -> State[Any]:
     """Drive a run from its beginning to its end in the calling thread; return the last state."""
     engine: Engine = run.engine
-    if not engine.loop.guards_signals():
-        state = _drive(run, engine)
-    else:
+    if engine.loop.guards_signals():
         interrupts.enter_library()
         try:
             state = _drive(run, engine)
         finally:
             interrupts.leave_library()
+    elif (worker := interrupts.shielded_thread()) is not None:
+        worker.shield += 1
+        try:
+            state = _drive(run, engine)
+        finally:
+            worker.shield -= 1
+        if not worker.shield:
+            worker.strike()
+    else:
+        state = _drive(run, engine)
     interrupts.pass_on(run.interrupt)
     return state
 
@@ -157,6 +165,8 @@ def _call(run: Run, fn: Callable[..., Any], *, guarded: bool, began: float) -> O
     try:
         if guarded:
             value = interrupts.call_user_code(call, (fn, run.args, run.kwargs), {})
+        elif (worker := interrupts.shielded_thread()) is not None:
+            value = interrupts.call_in_worker(worker, call, (fn, run.args, run.kwargs))
         else:
             value = call(fn, run.args, run.kwargs)
     except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -200,6 +200,36 @@ def pass_on(error: BaseException | None) -> None:
     """Raise what has interrupted a run from outside; asking for its state does not stop that."""
     if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError, DeadlineReached)):
         raise error
+
+
+# --- worker threads --------------------------------------------------------------------
+
+
+class ShieldedThread(Protocol):
+    """A worker thread that can hold off what its runner would raise in it."""
+
+    shield: int
+    """Nothing is raised here from outside while this is above 0."""
+
+    def strike(self) -> None:
+        """Raise what was held off, if anything was."""
+        ...
+
+
+def shielded_thread() -> ShieldedThread | None:
+    """Return the calling thread if it is one that its runner may raise things in."""
+    thread: Any = threading.current_thread()
+    return thread if hasattr(thread, "shield") else None
+
+
+def call_in_worker(worker: ShieldedThread, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """As `call_user_code`, in a worker thread."""
+    before, worker.shield = worker.shield, 0
+    try:
+        worker.strike()
+        return fn(*args)
+    finally:
+        worker.shield = before
 
 
 # --- Ctrl-C ----------------------------------------------------------------------------

@@ -13,8 +13,15 @@ MAP_LIMIT_BYTES = 1500
 STREAM_LIMIT_BYTES = 50
 """An endless map is to stay flat: this is what noise and fragmentation may add up to."""
 
+PEAK = """
+def peak():
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+"""
+
 PROGRAM = """
-import resource, sys
+import sys
 from penstock import flow, task
 from penstock.settings import temporary_settings
 
@@ -32,14 +39,14 @@ def streamed(items):
 run = {"map": mapped, "stream": streamed}[sys.argv[1]]
 with temporary_settings(logging_level="WARNING"):
     run(1000)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     run(int(sys.argv[2]))
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    after = peak()
 print((after - before) * 1024 / int(sys.argv[2]))
 """
 
 POOL = """
-import resource, sys
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 def noop(x): return None
@@ -50,16 +57,16 @@ def run(items):
         for future in futures: future.result()
 
 run(1000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 run(int(sys.argv[2]))
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+after = peak()
 print((after - before) * 1024 / int(sys.argv[2]))
 """
 
 
 def bytes_an_item(program: str, kind: str, items: int) -> float:
     """Return by how much the peak of a fresh process grew, for each item."""
-    command = [sys.executable, "-c", program, kind, str(items)]
+    command = [sys.executable, "-c", PEAK + program, kind, str(items)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -14,7 +14,7 @@ import itertools
 import threading
 import time
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from penstock.engine import interrupts
 
@@ -49,15 +49,8 @@ class Clock(Protocol):
 class RealClock:
     """The clock of this machine."""
 
-    @staticmethod
-    def monotonic() -> float:
-        """Seconds since some fixed moment, never going back."""
-        return time.monotonic()
-
-    @staticmethod
-    def time() -> float:
-        """Seconds since the epoch."""
-        return time.time()
+    monotonic: ClassVar[Callable[[], float]] = staticmethod(time.monotonic)
+    time: ClassVar[Callable[[], float]] = staticmethod(time.time)
 
     @staticmethod
     def get(queue: SimpleQueue[Any], timeout: float | None) -> Any:

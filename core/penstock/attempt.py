@@ -7,15 +7,54 @@ since they are immutable, cheap to make by the ten thousand, and pickle by posit
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+import time
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
+
+from penstock.worker.calling import call
 
 if TYPE_CHECKING:
     import contextvars
     from collections.abc import Callable, Mapping
 
-__all__ = ["Attempt", "Outcome", "OutcomeKind", "Packed", "RemoteError"]
+__all__ = [
+    "Attempt",
+    "Constants",
+    "Environment",
+    "KeptResult",
+    "Outcome",
+    "OutcomeKind",
+    "Packed",
+    "RemoteError",
+    "run_here",
+]
 
 OutcomeKind: TypeAlias = Literal["returned", "raised", "lost", "stopped", "abandoned"]
+
+
+class Environment(NamedTuple):
+    """What code in a worker elsewhere may ask about the run it is part of."""
+
+    shared: bytes
+    """`marshal` of plain values. The same object for many attempts, to be sent to a worker once."""
+    own: tuple[Any, ...]
+    """Plain values of this attempt."""
+    variables: bytes | None = None
+    """The pickle of context variables and their values."""
+
+
+class Constants:
+    """Marks arguments that are the same in all attempts that carry this very object.
+
+    As those of one `.map()` are that are not mapped over. A worker elsewhere may get them once.
+
+    Attributes:
+        places: by position, or by name.
+    """
+
+    __slots__ = ("__weakref__", "places")
+
+    def __init__(self, places: tuple[int | str, ...]) -> None:
+        self.places: tuple[int | str, ...] = places
 
 
 class Attempt(NamedTuple):
@@ -38,11 +77,18 @@ class Attempt(NamedTuple):
     """Higher goes first among the attempts a runner holds."""
     name: str = ""
     """The task run's name, for thread names, cluster dashboards and messages."""
-    environment: bytes = b""
-    """The run's context, packed, for workers in other processes."""
+    environment: Environment | None = None
+    """For workers in other processes only; None elsewhere."""
     resources: Mapping[str, float] = {}
-    keep_result: bool = False
-    """Leave the result with the worker, where the runner can."""
+    """What it needs of what workers have; such an attempt shares its worker with no other."""
+    workers: tuple[str, ...] = ()
+    """Where it may run, if not anywhere."""
+    constants: Constants | None = None
+    """Which arguments are the same in many attempts, for workers elsewhere."""
+    has_deadline: bool = False
+    """`Started` is needed soon after the begin, as a time limit counts from there."""
+    keep_result: Literal["driver", "cluster", "auto"] = "auto"
+    """Where the result is to be, for a runner that can leave it with its workers."""
 
 
 class RemoteError(NamedTuple):
@@ -66,6 +112,19 @@ class Packed(NamedTuple):
         return pickle.loads(self.data, buffers=self.buffers)
 
 
+class KeptResult(Protocol):
+    """A result that stayed with the workers; an argument for attempts of the same runner only."""
+
+    @property
+    def nbytes(self) -> int:
+        """About how large the value is, in bytes."""
+        ...
+
+    def fetch(self) -> Any:
+        """Bring the value here. Raises `LookupError` if it was lost with its worker."""
+        ...
+
+
 class Outcome(NamedTuple):
     """The one end of an attempt.
 
@@ -85,3 +144,24 @@ class Outcome(NamedTuple):
     """Whether the user's function began; None where the runner cannot know."""
     duration_seconds: float = 0.0
     worker: str = ""
+    children: bytes | None = None
+    """The packed descriptions of runs that began and ended inside of this attempt, elsewhere."""
+
+
+def run_here(attempt: Attempt, worker: str = "") -> Outcome:
+    """Run a sync attempt in the calling thread, in its own context, and report how it ended.
+
+    Every exception is an outcome, `SystemExit` and `KeyboardInterrupt` included: only the driver
+    decides what they mean.
+    """
+    began = time.monotonic()
+    try:
+        if attempt.context is not None:
+            value = attempt.context.run(call, attempt.fn, attempt.args, attempt.kwargs)
+        else:
+            value = call(attempt.fn, attempt.args, attempt.kwargs)
+    except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
+        return Outcome(
+            attempt.id, "raised", None, error, "", True, time.monotonic() - began, worker
+        )
+    return Outcome(attempt.id, "returned", value, None, "", True, time.monotonic() - began, worker)

@@ -11,9 +11,18 @@ import abc
 import copy
 import dataclasses
 import importlib.metadata
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from penstock.attempt import Attempt, Outcome, OutcomeKind, Packed, RemoteError
+from penstock.attempt import (
+    Attempt,
+    Constants,
+    Environment,
+    KeptResult,
+    Outcome,
+    OutcomeKind,
+    Packed,
+    RemoteError,
+)
 from penstock.exceptions import TaskRunnerNotFound
 
 if TYPE_CHECKING:
@@ -24,8 +33,9 @@ __all__ = [
     "Attempt",
     "Broken",
     "Capabilities",
+    "Constants",
+    "Environment",
     "Event",
-    "KeepsResults",
     "KeptResult",
     "Outcome",
     "OutcomeKind",
@@ -65,15 +75,6 @@ class Capabilities:
     """`submit()` runs the attempt in the calling thread, before it returns."""
 
 
-class KeptResult(Protocol):
-    """A result that stayed with the workers; hashable, and an argument for the same runner only."""
-
-    @property
-    def nbytes(self) -> int:
-        """About how large the value is, in bytes."""
-        ...
-
-
 class Started(NamedTuple):
     """User code of an attempt has begun."""
 
@@ -84,10 +85,12 @@ class Started(NamedTuple):
 
 
 class Output(NamedTuple):
-    """Log records or printed lines of an attempt, where the runner captures them."""
+    """What an attempt has logged or printed, from a worker elsewhere; before its outcome."""
 
     attempt_id: int
-    records: tuple[Any, ...]
+    records: tuple[tuple[Any, ...], ...]
+    """As `penstock.worker.output.packed_record` makes them, in order."""
+    worker: str = ""
 
 
 class SlotsChanged(NamedTuple):
@@ -262,15 +265,3 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return _class_named(_LAZY[name], _LAZY[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-class KeepsResults(Protocol):
-    """The further methods of a runner that `keeps_results`."""
-
-    def fetch(self, kept: Sequence[KeptResult]) -> Sequence[Any]:
-        """Bring the values here. Raises `LookupError` for what was lost with its worker."""
-        ...
-
-    def release(self, kept: Sequence[KeptResult]) -> None:
-        """These values are no longer needed."""
-        ...

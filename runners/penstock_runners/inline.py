@@ -9,7 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from penstock.task_runners import Capabilities, Outcome, Started, TaskRunner
-from penstock.worker import call_async, run_here
+from penstock.attempt import run_here
+from penstock.worker.calling import call_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

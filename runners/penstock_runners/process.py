@@ -7,11 +7,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import cloudpickle
 import loky
 
 from penstock.task_runners import Capabilities, TaskRunner
-from penstock_runners.process_pool import culprit
+from penstock.worker import culprit, packing
 from penstock_runners.process_pool.crew import Plan
 from penstock_runners.process_pool.registry import POOLS
 
@@ -52,6 +51,7 @@ class ProcessPoolTaskRunner(TaskRunner):
         initargs: its arguments.
         env: environment variables of the workers, set before anything is imported there.
         max_tasks_per_worker: after so many attempts a worker is replaced, against leaks.
+        ship_modules: names of modules that workers cannot import; what they define goes by value.
     """
 
     capabilities = Capabilities(isolation="process", kill="hard", pickles=True, keeps_warm=True)
@@ -66,6 +66,7 @@ class ProcessPoolTaskRunner(TaskRunner):
         initargs: Sequence[Any] = (),
         env: Mapping[str, str] | None = None,
         max_tasks_per_worker: int | None = None,
+        ship_modules: Sequence[str] = (),
     ) -> None:
         if max_workers is None:
             max_workers = loky.cpu_count()
@@ -78,6 +79,7 @@ class ProcessPoolTaskRunner(TaskRunner):
         self.initializer = initializer
         self.initargs = tuple(initargs)
         self.env = {str(name): str(value) for name, value in (env or {}).items()}
+        self.ship_modules = tuple(ship_modules)
         self._lease: Lease | None = None
 
     @classmethod
@@ -112,6 +114,7 @@ class ProcessPoolTaskRunner(TaskRunner):
             tuple(sorted(self.worker_env().items())),
             self._pack_initializer(),
             self.max_tasks_per_worker,
+            self.ship_modules,
             _surroundings(),
             self.warm_seconds,
         )
@@ -167,11 +170,10 @@ class ProcessPoolTaskRunner(TaskRunner):
         if self.initializer is None:
             return None
         try:
-            packed: bytes = cloudpickle.dumps((self.initializer, self.initargs))
+            return packing.dumps((self.initializer, self.initargs))
         except Exception as error:
             both = (self.initializer, *self.initargs)
             raise TypeError(culprit.explain_value("initializer", both)) from error
-        return packed
 
 
 def _surroundings() -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from penstock.task_runners import Outcome, Started
-from penstock.worker import call_async
+from penstock.worker.calling import call_async
 from penstock_runners.attempt_queue import AttemptQueue
 from penstock_runners.thread_workers import AbandonedThreads, GivenUp, raise_in
 

@@ -32,7 +32,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from penstock.task_runners import Outcome, Started
-from penstock.worker import run_here
+from penstock.attempt import run_here
 from penstock_runners.attempt_queue import AttemptQueue
 
 if TYPE_CHECKING:

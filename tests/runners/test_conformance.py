@@ -53,7 +53,7 @@ class TestThreadPoolTaskRunnerWithOneThread(TaskRunnerConformance):
 
 WORKER = """
 import os, pickle, queue, sys, threading
-from penstock.worker import call
+from penstock.worker.calling import call
 calls = queue.SimpleQueue()
 def read():
     try:
@@ -71,7 +71,7 @@ while True:
 
 def run_packed(payload: bytes) -> tuple[str, Any]:
     """Run one packed call, in the worker."""
-    from penstock.worker import call
+    from penstock.worker.calling import call
 
     try:
         return "returned", pickle.dumps(call(*pickle.loads(payload)))

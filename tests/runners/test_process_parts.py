@@ -1,21 +1,27 @@
 """The pure parts of the process runner: batching, shipping, culprits, frames and the slot table."""
 
 import functools
+import importlib
 import os
+import pathlib
 import pickle
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from penstock import shipping
 from penstock.attempt import Attempt
+from penstock.by_value import ByValue
 from penstock.testing import subjects
+from penstock.worker import culprit, errors, packing
 from penstock_runners.inline import SequentialTaskRunner
-from penstock_runners.process_pool import culprit, errors, frames, shipping
-from penstock_runners.process_pool.batching import Pace, most_in_batch, takes_another_batch
+from penstock_runners.batching import Pace, most_in_batch
+from penstock_runners.process_pool import frames
+from penstock_runners.process_pool.feeding import takes_another_batch
 from penstock_runners.process_pool.frames import FrameReader
 from penstock_runners.process_pool.jobs import Client, Job, JobQueue
 from penstock_runners.process_pool.slots import Slot, SlotTable
@@ -24,14 +30,14 @@ from penstock_runners.process_pool.slots import Slot, SlotTable
 
 
 def test_what_is_unknown_slow_or_has_crashed_travels_alone() -> None:
-    assert Pace().travels_alone
-    assert not Pace(0.001).travels_alone
-    assert Pace(0.01).travels_alone
-    assert Pace(0.001, has_crashed=True).travels_alone
+    assert Pace(0.005).travels_alone
+    assert not Pace(0.005, 0.001).travels_alone
+    assert Pace(0.005, 0.01).travels_alone
+    assert Pace(0.005, 0.001, has_crashed=True).travels_alone
 
 
 def test_the_pace_follows_the_durations() -> None:
-    pace = Pace()
+    pace = Pace(0.005)
     pace.learn(0.001)
     assert pace.seconds == 0.001
     pace.learn(0.101)
@@ -46,10 +52,15 @@ def test_the_tail_is_spread_over_the_workers(waiting: int, workers: int, most: i
 
 
 def test_a_busy_worker_gets_another_batch_only_of_short_work() -> None:
-    assert takes_another_batch(3, 0.001, has_slow=False)
-    assert not takes_another_batch(3, 0.01, has_slow=False)
-    assert not takes_another_batch(1, 0.0, has_slow=True)
-    assert not takes_another_batch(300, 0.0, has_slow=False)
+    def worker(calls: int, seconds: float, has_slow: bool = False) -> Any:
+        return types.SimpleNamespace(
+            sent=range(calls), seconds_ahead=seconds, has_slow=has_slow
+        )
+
+    assert takes_another_batch(worker(3, 0.001))
+    assert not takes_another_batch(worker(3, 0.01))
+    assert not takes_another_batch(worker(1, 0.0, has_slow=True))
+    assert not takes_another_batch(worker(300, 0.0))
 
 
 # --- functions ---------------------------------------------------------------------------
@@ -98,7 +109,7 @@ def test_a_changed_global_is_seen_wherever_it_is_used(source: str, before: Any, 
 
 def test_what_the_methods_of_a_class_see_is_not_guessed() -> None:
     fn, _ = make_main_function("class C:\n  def m(self): return a\ndef f(): return C().m()", a=1)
-    assert shipping.what_it_sees(fn) is None
+    assert shipping.what_it_sees(fn, ByValue()) is None
 
 
 def test_what_changes_in_place_is_seen() -> None:
@@ -108,7 +119,7 @@ def test_what_changes_in_place_is_seen() -> None:
     assert pickle.loads(store.find(fn).blob)() == 1
     table["a"] = 2
     assert pickle.loads(store.find(fn).blob)() == 2
-    assert shipping.what_it_sees(fn) is None
+    assert shipping.what_it_sees(fn, ByValue()) is None
 
 
 def test_a_changed_closure_and_a_changed_default_are_seen() -> None:
@@ -132,21 +143,22 @@ class TaskLike:
 
 
 @pytest.fixture
-def module_with_task(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
-    module = types.ModuleType("some_module_with_a_task")
-    exec("def f(x): return x + 1", vars(module))
-    vars(module)["f"].__module__ = module.__name__
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    return module
+def module_with_task(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> Iterator[types.ModuleType]:
+    (tmp_path / "some_module_with_a_task.py").write_text("def f(x): return x + 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("some_module_with_a_task")
+    del sys.modules["some_module_with_a_task"]
 
 
 def test_an_importable_function_goes_by_name(module_with_task: types.ModuleType) -> None:
     fn = vars(module_with_task)["f"]
-    assert shipping.reference_to(fn) == ("some_module_with_a_task", "f")
+    assert shipping.reference_to(fn, ByValue()) == ("some_module_with_a_task", "f")
     assert pickle.loads(shipping.FunctionStore().find(fn).blob) is fn
-    assert shipping.reference_to(subjects.add) == ("penstock.testing.subjects", "add")
-    assert shipping.reference_to(len) == ("builtins", "len")
-    assert shipping.reference_to(functools.partial(len)) is None
+    assert shipping.reference_to(subjects.add, ByValue()) == ("penstock.testing.subjects", "add")
+    assert shipping.reference_to(len, ByValue()) == ("builtins", "len")
+    assert shipping.reference_to(functools.partial(len), ByValue()) is None
 
 
 def test_the_function_of_a_task_goes_by_the_name_of_the_task(
@@ -154,7 +166,7 @@ def test_the_function_of_a_task_goes_by_the_name_of_the_task(
 ) -> None:
     fn = vars(module_with_task)["f"]
     vars(module_with_task)["f"] = TaskLike(fn)
-    assert shipping.reference_to(fn) == ("some_module_with_a_task", "f")
+    assert shipping.reference_to(fn, ByValue()) == ("some_module_with_a_task", "f")
     assert pickle.loads(shipping.FunctionStore().find(fn).blob) is fn
 
 
@@ -162,16 +174,16 @@ def test_the_function_of_a_task_goes_by_the_name_of_the_task(
 
 
 def test_scalars_are_not_pickled() -> None:
-    packing = shipping.pack_call(len, (1, "a", None, 2.5), {})
-    assert packing == ((1, "a", None, 2.5), [], True)
+    packed = shipping.pack_call(len, (1, "a", None, 2.5), {}, ByValue())
+    assert packed == ((1, "a", None, 2.5), [], True)
 
 
 @pytest.mark.parametrize(
     "value", [True, [1], "x" * 100_000, 2**300, {"a": (1,)}, bytearray(200_000), lambda: 0]
 )
 def test_a_call_is_the_same_after_the_journey(value: Any) -> None:
-    packing = shipping.pack_call(len, (value,), {"k": value})
-    args, kwargs = shipping.load_call(packing.payload, list(packing.buffers))
+    packed = shipping.pack_call(len, (value,), {"k": value}, ByValue())
+    args, kwargs = packing.load_call(packed.payload, list(packed.buffers))
     if callable(value):
         assert args[0]() == kwargs["k"]() == 0
     else:

@@ -32,7 +32,7 @@ import threading
 import time
 
 from penstock.task_runners import Capabilities, Outcome, Started, TaskRunner
-from penstock.worker import run_here
+from penstock.attempt import run_here
 
 
 class OneThreadEachTaskRunner(TaskRunner):

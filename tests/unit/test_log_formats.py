@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from penstock.logging import JsonFormatter, TextFormatter
-from penstock.worker import call
+from penstock.worker.calling import call
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import pytest
 
-from penstock.prints import captured
+from penstock.worker.prints import captured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import penstock
 from penstock.tracebacks import format_user_traceback, user_frames
-from penstock.worker import call
+from penstock.worker.calling import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable

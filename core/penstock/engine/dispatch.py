@@ -15,7 +15,7 @@ from penstock.attempt import Attempt, Outcome
 from penstock.context import CURRENT
 from penstock.engine.execution import user_function
 from penstock.engine.limits import TagLimits
-from penstock.prints import leave_capture
+from penstock.worker.prints import leave_capture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -6,10 +6,10 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Any
 
-from penstock import worker
+from penstock.worker.calling import call, call_async
 from penstock.engine import interrupts
 from penstock.logging import run_logger
-from penstock.prints import captured
+from penstock.worker.prints import captured
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +97,7 @@ def interruptible(
             if not interrupts.is_main_thread():
                 return fn(*args, **kwargs)
             try:
-                return interrupts.call_user_code(worker.call, (fn, args, kwargs), {})
+                return interrupts.call_user_code(call, (fn, args, kwargs), {})
             except (KeyboardInterrupt, interrupts.DeadlineReached) as error:
                 if own is not None and getattr(error, "deadline", None) is own:
                     raise
@@ -128,7 +128,7 @@ def interruptible_async(
         with driver.acting_for_holder(), interrupts.waking(stop):
             try:
                 async with limit:
-                    return await worker.call_async(fn, args, kwargs)
+                    return await call_async(fn, args, kwargs)
             except TimeoutError:
                 if limit.expired():
                     raise interrupts.DeadlineReached from None

@@ -17,7 +17,7 @@ from penstock.context import CURRENT
 from penstock.engine import async_direct, direct, interrupts
 from penstock.engine.commands import Execute, Report
 from penstock.logging import run_logger
-from penstock.prints import captured
+from penstock.worker.prints import captured
 from penstock.tracebacks import cut_own_frames
 
 if TYPE_CHECKING:

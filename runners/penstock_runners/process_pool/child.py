@@ -18,10 +18,12 @@ import signal
 import sys
 import threading
 import time
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock_runners.process_pool import errors, frames, shipping
+from penstock.worker import errors, packing, running
+from penstock.worker.here import Here
+from penstock.worker.output import forwarding
+from penstock_runners.process_pool import frames, segments
 from penstock_runners.process_pool.slots import Slot
 
 if TYPE_CHECKING:
@@ -117,8 +119,8 @@ class _Worker:
         `dict.setdefault` is atomic, and numbers are never used again: a call that was given back
         and comes again has another.
         """
-        self._functions: dict[int, Any] = {}
-        """By number: as bytes until first called, since loading one is a call's own risk."""
+        self._parcels: dict[int, Any] = {}
+        """By number: as bytes until first needed, since loading one is a call's own risk."""
 
     def run(self) -> None:
         threading.Thread(target=self._listen, name="penstock-lifeline", daemon=True).start()
@@ -160,20 +162,20 @@ class _Worker:
     def _run_batch(self, head: tuple[Any, ...], buffers: list[bytearray]) -> None:
         _, forgotten, new, calls = head
         for number in forgotten:
-            self._functions.pop(number, None)
+            self._parcels.pop(number, None)
         buffers.reverse()  # to pop them in order, so that each call's are freed after it
         for number in new:
-            self._functions[number] = buffers.pop()
+            self._parcels[number] = buffers.pop()
         batch_began = flushed = time.monotonic()
-        for position, (number, function, payload, buffer_count) in enumerate(calls, 1):
-            own = [buffers.pop() for _ in range(buffer_count)]
+        for position, (number, *call) in enumerate(calls, 1):
+            own = [buffers.pop() for _ in range(call[2])]
             if not self._claim(number, _WORKER):
                 continue
             self._slot.begin(number, time.monotonic())
             while self._slot.is_held:  # after saying `begin`, so that the driver knows who waits
                 time.sleep(HOLD_POLL_SECONDS)
                 self._slot.begin(number, time.monotonic())
-            self._run_call(number, function, payload, own)
+            self._run_call(number, call, own)
             now = time.monotonic()
             if now - flushed > FLUSH_SECONDS:
                 self._outbox.flush()
@@ -187,32 +189,50 @@ class _Worker:
         for call in calls:
             self._owners.pop(call[0], None)
 
-    def _run_call(self, number: int, function: int, payload: Any, buffers: list[bytearray]) -> None:
+    def _run_call(self, number: int, call: list[Any], buffers: list[bytearray]) -> None:
+        function, payload, _, constants, surroundings = call
         began = time.monotonic()
-        try:
-            args, kwargs = _loaded("arguments", shipping.load_call, payload, buffers)
-            del payload, buffers
-            packing = shipping.pack_result(_call(self._function(function), args, kwargs))
-            ending = frames.INLINE if packing.is_inline else frames.PACKED
-            packed, parts = packing.payload, packing.buffers
-        except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
-            self._leave_if_forked(error)
-            ending, parts = frames.RAISED, []
-            packed = errors.pack_error(error)
-            if sum(len(one or "") for one in packed) > shipping.LARGE_BYTES:
-                packed, parts = None, [marshal.dumps(packed)]
-        else:
-            self._leave_if_forked(None)
+        shared, own, variables = _NOWHERE if surroundings is None else surroundings
+        if surroundings is not None:
+            shared = self._loaded(shared, marshal.loads)
+            forwarding.install(shared["levels"], is_own_process=True)
+        here = Here(shared, own, lambda record: self._outbox.send((frames.OUTPUT, number, record)))
+
+        def load() -> tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]:
+            args, kwargs = running.loading("arguments", packing.load_call, payload, buffers)
+            if constants:
+                args = self._put_constants(constants, list(args), kwargs)
+            fn = self._parcels[function]
+            if type(fn) is bytearray:
+                fn = self._parcels[function] = running.loading("function", pickle.loads, fn)
+            return fn, args, kwargs
+
+        ending = running.run(here, load, variables)
+        del buffers, load
+        self._leave_if_forked(ending.error)
+        packed, parts = ending.payload, ending.buffers
+        if ending.how == running.RAISED and _size(packed) > packing.LARGE_BYTES:
+            packed, parts = None, [marshal.dumps(packed)]
         now = time.monotonic()
-        head = (frames.DONE, number, ending, packed, began, now - began)
+        head = (frames.DONE, number, ending.how, packed, began, now - began, ending.children)
         self._outbox.note(head, parts)
 
-    def _function(self, number: int) -> Callable[..., Any]:
-        found = self._functions[number]
+    def _loaded(self, number: int, load: Callable[[bytes], Any]) -> Any:
+        found = self._parcels[number]
         if type(found) is bytearray:
-            found = self._functions[number] = _loaded("function", pickle.loads, found)
-        fn: Callable[..., Any] = found
-        return fn
+            found = self._parcels[number] = load(found)
+        return found
+
+    def _put_constants(
+        self, constants: Any, args: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        for place, number in constants:
+            value = running.loading("constants", self._loaded(number, segments.opened))
+            if isinstance(place, int):
+                args[place] = value
+            else:
+                kwargs[place] = value
+        return tuple(args)
 
     def _leave_if_forked(self, error: BaseException | None) -> None:
         """End a child that a task forked, and that came back here: it is not the worker."""
@@ -226,34 +246,9 @@ class _Worker:
         os._exit(error is not None)
 
 
-def _loaded(what: str, load: Callable[..., Any], *parts: Any) -> Any:
-    try:
-        return load(*parts)
-    except BaseException as error:
-        error.add_note(f"(raised while the {what} of the call were unpickled in the worker)")
-        raise
+def _size(packed: tuple[Any, ...]) -> int:
+    return sum(len(one or "") for one in packed)
 
 
-def _call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Call a function to its end, as `penstock.worker.call` and `call_async` do.
-
-    They are not imported since importing `penstock` would cost each worker 0.1 s.
-    """
-    value = fn(*args, **kwargs)
-    kind = type(value)
-    if kind is GeneratorType:
-        return list(value)
-    if kind is AsyncGeneratorType or kind is CoroutineType:
-        return _run_async(value)
-    return value
-
-
-def _run_async(value: CoroutineType[Any, Any, Any] | AsyncGeneratorType[Any, None]) -> Any:
-    import asyncio  # it costs each worker 50 ms, and few have a use for it
-
-    async def end() -> Any:
-        if isinstance(value, AsyncGeneratorType):
-            return [item async for item in value]
-        return await value
-
-    return asyncio.run(end())
+_NOWHERE: Final[tuple[Any, ...]] = ({}, (), None)
+"""The surroundings of a call that is part of no run."""

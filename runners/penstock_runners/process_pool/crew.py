@@ -11,10 +11,11 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.attempt import Outcome, OutcomeKind
-from penstock.task_runners import Started
+from penstock.task_runners import Output, Started
 from penstock_runners.process_pool import frames
 from penstock_runners.process_pool.feeding import Feeder
 from penstock_runners.process_pool.outcomes import outcome_of
+from penstock_runners.process_pool.parcels import ParcelStore
 from penstock_runners.process_pool.slots import IDLE, SlotTable
 from penstock_runners.process_pool.workers import Killing, Outlet, Phase, Worker
 
@@ -46,6 +47,8 @@ class Plan:
     initializer: bytes | None
     """The pickle of a function and its arguments."""
     max_tasks_per_worker: int | None
+    ship_modules: tuple[str, ...]
+    """Modules whose functions and classes go by value."""
     surroundings: tuple[str, ...]
     """Where workers look for modules and files: their current directory and `sys.path`."""
     warm_seconds: float
@@ -61,6 +64,7 @@ class Crew:
         queue: where attempts wait, and where those go back that were sent and have not begun.
         end: takes the one outcome of a job that is in the queue no more, and with no worker.
         start_failed: is told why a worker ended before it was ready.
+        wake: has `sweep` called soon; from any thread.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Crew:
         queue: JobQueue,
         end: Callable[[Job, Outcome], None],
         start_failed: Callable[[str], None],
+        wake: Callable[[], None],
     ) -> None:
         self.workers: list[Worker] = []
         self.selector = selectors.DefaultSelector()
@@ -79,9 +84,18 @@ class Crew:
         self._queue = queue
         self._end = end
         self._start_failed = start_failed
-        self._feeder = Feeder(queue, plan.max_workers, end)
+        self._parcels = ParcelStore(plan.ship_modules, wake)
+        self._feeder = Feeder(queue, plan.max_workers, self._parcels, end)
         self._tick_at = 0.0
         self._table = SlotTable(plan.max_workers)
+
+    def sweep(self) -> None:
+        """Let go, here and in the workers, of what no attempt needs any more."""
+        numbers = self._parcels.sweep()
+        if numbers:
+            for worker in self.workers:
+                self._feeder.forget(worker, numbers)
+                self._watch_for_room(worker.orders)
 
     def serve(self, timeout: float | None) -> None:
         """Wait for something to happen, and see to it."""
@@ -212,6 +226,8 @@ class Crew:
             kind = head[0]
             if kind == frames.DONE:
                 self._on_done(worker, head, buffers)
+            elif kind == frames.OUTPUT:
+                self._on_output(worker, head[1], head[2])
             elif kind == frames.GIVEN_BACK:
                 self._on_given_back(worker, head[1], head[2])
             elif kind == frames.READY and worker.phase is Phase.STARTING:
@@ -223,10 +239,10 @@ class Crew:
         job = worker.sent.pop(head[1], None)
         if job is None:
             return  # in the pipe and in the journal of a dead worker
-        _, _, _, _, began, seconds = head
+        began, seconds = head[4], head[5]
         self._forget_sent(worker, job)
-        assert job.function is not None
-        job.function.pace.learn(seconds)
+        assert job.pace is not None
+        job.pace.learn(seconds)
         if job.attempt.report_start and not job.is_started:
             job.client.report(Started(job.attempt.id, worker.name, began))
         outcome = outcome_of(job.attempt, head, buffers, worker.name)
@@ -240,6 +256,11 @@ class Crew:
         self._end(job, outcome)
         if worker.calls_left == 0 and not worker.sent and worker.phase is Phase.READY:
             worker.stop(time.monotonic() + LEAVE_SECONDS)
+
+    def _on_output(self, worker: Worker, number: int, record: tuple[Any, ...]) -> None:
+        job = worker.sent.get(number)
+        if job is not None:
+            job.client.report(Output(job.attempt.id, (record,), worker.name))
 
     def _on_given_back(self, worker: Worker, asked: Sequence[int], own: Sequence[int]) -> None:
         for number in reversed(own):
@@ -360,8 +381,8 @@ class Crew:
         if worker.killing is not None and worker.killing.job is job:
             kind, reason = "stopped", f"stopped on request: {worker.name} was killed"
         else:
-            assert job.function is not None
-            job.function.pace.has_crashed = True
+            assert job.pace is not None
+            job.pace.has_crashed = True
             kind, reason = "lost", f"{worker.name} {end} while it ran this attempt"
         return Outcome(
             job.attempt.id,

@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.attempt import Outcome
-from penstock_runners.process_pool import batching, frames, shipping
+from penstock.shipping import pack_call
+from penstock_runners import batching
+from penstock_runners.process_pool import frames
+from penstock_runners.process_pool.parcels import BATCH_SECONDS
 from penstock_runners.process_pool.workers import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
+    from penstock.attempt import Attempt
+    from penstock.worker.packing import Packing
+    from penstock_runners.batching import Pace
     from penstock_runners.process_pool.jobs import Client, Job, JobQueue
+    from penstock_runners.process_pool.parcels import Parcel, ParcelStore
     from penstock_runners.process_pool.workers import Worker
 
 __all__ = ["Feeder"]
@@ -26,14 +33,21 @@ class Feeder:
     Args:
         queue: where they wait.
         workers: how many workers there may be.
+        parcels: what goes to a worker once.
         end: reports the outcome of one that cannot be sent.
     """
 
-    def __init__(self, queue: JobQueue, workers: int, end: Callable[[Job, Outcome], None]) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        workers: int,
+        parcels: ParcelStore,
+        end: Callable[[Job, Outcome], None],
+    ) -> None:
         self._queue = queue
         self._most_workers = workers
+        self._parcels = parcels
         self._end = end
-        self._functions = shipping.FunctionStore()
 
     def worker_with_room(self, workers: Iterable[Worker]) -> Worker | None:
         """Return who should get the next batch: who is idle, or has least to do; None if none."""
@@ -43,9 +57,9 @@ class Feeder:
                 continue
             if not worker.sent:
                 return worker
-            if batching.takes_another_batch(
-                len(worker.sent), worker.seconds_ahead, worker.has_slow
-            ) and (best is None or worker.seconds_ahead < best.seconds_ahead):
+            if takes_another_batch(worker) and (
+                best is None or worker.seconds_ahead < best.seconds_ahead
+            ):
                 best = worker
         return best
 
@@ -61,52 +75,84 @@ class Feeder:
             worker.seconds_ahead += job.estimate_seconds
         if worker.calls_left is not None:
             worker.calls_left -= len(jobs)
-        blobs = [function.blob for function in new]
+        self._send(worker, new, calls, buffers)
+        return True
+
+    def forget(self, worker: Worker, numbers: Collection[int]) -> None:
+        """Have a worker let go of parcels at once."""
+        known = [number for number in numbers if worker.unlearn(number)]
+        if known:
+            worker.orders.send((frames.CALLS, tuple(known), (), ()))
+
+    def _send(
+        self,
+        worker: Worker,
+        new: list[Parcel],
+        calls: list[tuple[Any, ...]],
+        buffers: list[Any],
+    ) -> None:
         head = (
             frames.CALLS,
             tuple(worker.forget()),
-            tuple(function.number for function in new),
+            tuple(parcel.number for parcel in new),
             tuple(calls),
         )
-        worker.orders.send(head, [*blobs, *buffers])
-        return True
+        worker.orders.send(head, [*(parcel.blob for parcel in new), *buffers])
 
     def _next_batch(
         self, worker: Worker, is_busy: bool
-    ) -> tuple[list[Job], list[tuple[Any, ...]], list[Any], list[shipping.Function]]:
+    ) -> tuple[list[Job], list[tuple[Any, ...]], list[Any], list[Parcel]]:
         jobs: list[Job] = []
         calls: list[tuple[Any, ...]] = []
         buffers: list[Any] = []
-        new: list[shipping.Function] = []
+        new: list[Parcel] = []
         client: Client | None = worker.client
         most = batching.most_in_batch(len(self._queue), self._most_workers)
         if worker.calls_left is not None:
             most = min(most, worker.calls_left)
         seconds, nbytes = 0.0, 0
         fn: Any = None
-        function: shipping.Function | None = None
-        while len(jobs) < most and seconds < batching.BATCH_SECONDS and nbytes < _MOST_BATCH_BYTES:
+        known: tuple[Parcel, Pace] | None = None
+        while len(jobs) < most and seconds < BATCH_SECONDS and nbytes < _MOST_BATCH_BYTES:
             job = self._queue.pop()
             if job is None:
                 break
-            if job.attempt.fn is not fn or function is None:  # else it was looked at just now
-                fn = job.attempt.fn
-                function = self._function_of(job)
-                if function is None:
+            attempt = job.attempt
+            if attempt.fn is not fn or known is None:  # else it was looked at just now
+                fn = attempt.fn
+                known = self._function_of(job)
+                if known is None:
                     continue
-            alone = function.pace.travels_alone or bool(job.attempt.resources)
+            function, pace = known
+            alone = pace.travels_alone or bool(attempt.resources)
             if (alone and (jobs or is_busy)) or (client is not None and client is not job.client):
                 self._queue.push_front(job)
                 break
-            packing = self._pack(job)
-            if packing is None:
+            packed = self._pack(job)
+            if packed is None:
                 continue
+            packing, constants, needed = packed
             client = job.client
-            job.function = function
-            job.estimate_seconds = function.pace.seconds or 0.0
-            if worker.learn(function.number):
-                new.append(function)
-            calls.append((job.number, function.number, packing.payload, len(packing.buffers)))
+            job.pace = pace
+            job.estimate_seconds = pace.seconds or 0.0
+            surroundings = None
+            environment = attempt.environment
+            if environment is not None:
+                parcel = self._parcels.surroundings(environment.shared)
+                needed.append(parcel)
+                surroundings = parcel.number, environment.own, environment.variables
+            needed.append(function)
+            new += [parcel for parcel in needed if worker.learn(parcel.number)]
+            calls.append(
+                (
+                    job.number,
+                    function.number,
+                    packing.payload,
+                    len(packing.buffers),
+                    constants,
+                    surroundings,
+                )
+            )
             buffers += packing.buffers
             jobs.append(job)
             seconds += job.estimate_seconds
@@ -116,20 +162,57 @@ class Feeder:
                 break
         return jobs, calls, buffers, new
 
-    def _function_of(self, job: Job) -> shipping.Function | None:
+    def _function_of(self, job: Job) -> tuple[Parcel, Pace] | None:
         try:
-            return self._functions.find(job.attempt.fn)
+            return self._parcels.function(job.attempt.fn)
         except BaseException as error:  # noqa: BLE001  (user code; the attempt's own affair)
             self._refuse(job, error)
             return None
 
-    def _pack(self, job: Job) -> shipping.Packing | None:
+    def _pack(
+        self, job: Job
+    ) -> tuple[Packing, tuple[tuple[int | str, int], ...], list[Parcel]] | None:
+        """Return the arguments, places that constants belong in, and the parcels of these."""
         attempt = job.attempt
         try:
-            return shipping.pack_call(attempt.fn, attempt.args, attempt.kwargs)
+            if attempt.constants is None:
+                args, kwargs = attempt.args, attempt.kwargs
+                return pack_call(attempt.fn, args, kwargs, self._parcels.by_value), (), []
+            return self._pack_beside_constants(attempt)
         except BaseException as error:  # noqa: BLE001  (user code; the attempt's own affair)
             self._refuse(job, error)
             return None
+
+    def _pack_beside_constants(
+        self, attempt: Attempt
+    ) -> tuple[Packing, tuple[tuple[int | str, int], ...], list[Parcel]]:
+        args: list[Any] = list(attempt.args)
+        kwargs = dict(attempt.kwargs)
+        places: list[tuple[int | str, int]] = []
+        parcels: list[Parcel] = []
+        assert attempt.constants is not None
+        for place in attempt.constants.places:
+            parcel = self._parcels.constant(attempt, place)
+            if parcel is None:
+                continue
+            if isinstance(place, int):
+                args[place] = None
+            else:
+                kwargs[place] = None
+            places.append((place, parcel.number))
+            parcels.append(parcel)
+        packing = pack_call(attempt.fn, tuple(args), kwargs, self._parcels.by_value)
+        return packing, tuple(places), parcels
 
     def _refuse(self, job: Job, error: BaseException) -> None:
         self._end(job, Outcome(job.attempt.id, "raised", error=error, began=False))
+
+
+def takes_another_batch(worker: Worker) -> bool:
+    """Whether a busy worker gets one batch more into its pipe."""
+    # What is slow gets nothing sent after it: that saves nothing, and might have to come back.
+    return (
+        not worker.has_slow
+        and len(worker.sent) <= batching.MOST_CALLS
+        and worker.seconds_ahead <= BATCH_SECONDS
+    )

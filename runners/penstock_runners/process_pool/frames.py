@@ -23,7 +23,7 @@ Frame: TypeAlias = "tuple[tuple[Any, ...], list[bytearray]]"
 CONFIGURE: Final = 0
 """To the worker, first of all: initializer, its arguments."""
 CALLS: Final = 1
-"""To the worker: function numbers to forget, numbers of new functions, calls."""
+"""To the worker: numbers of parcels to forget, numbers of new parcels, calls."""
 RECALL: Final = 2
 """To the worker, on its control pipe: numbers of calls to give back unless begun. What has ended
 is reported with the answer."""
@@ -34,14 +34,12 @@ READY: Final = 4
 INITIALIZER_FAILED: Final = 5
 """To the driver, before leaving: the traceback."""
 DONE: Final = 6
-"""To the driver: number, ending, payload, monotonic begin, seconds."""
+"""To the driver: number, ending, payload, monotonic begin, seconds, children."""
 GIVEN_BACK: Final = 7
 """To the driver: numbers that were asked for, numbers that will not be begun."""
 
-# How a call ended, in DONE.
-INLINE: Final = 0
-PACKED: Final = 1
-RAISED: Final = 2
+OUTPUT: Final = 8
+"""To the driver: number of the call, a log record."""
 
 _SIZES: Final = struct.Struct("<II")
 _CHUNK_BYTES: Final = 256 * 1024

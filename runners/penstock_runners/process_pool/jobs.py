@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from penstock.task_runners import Attempt, Event, TaskRunner
-    from penstock_runners.process_pool.shipping import Function
+    from penstock_runners.batching import Pace
     from penstock_runners.process_pool.workers import Worker
 
 __all__ = ["Client", "Job", "JobQueue"]
@@ -50,11 +50,11 @@ class Job:
         "attempt",
         "client",
         "estimate_seconds",
-        "function",
         "is_started",
         "is_unwanted",
         "must_die",
         "number",
+        "pace",
         "worker",
     )
 
@@ -62,7 +62,8 @@ class Job:
         self.number = number
         self.client = client
         self.attempt = attempt
-        self.function: Function | None = None
+        self.pace: Pace | None = None
+        """Of its function; None before it was looked at."""
         self.worker: Worker | None = None
         """Who has it, begun or not; None while it waits here."""
         self.estimate_seconds = 0.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from penstock.attempt import Outcome, Packed, RemoteError
+from penstock.attempt import Outcome, OutcomeKind, Packed, RemoteError
+from penstock.worker import running
 from penstock_runners.process_pool import frames
 
 if TYPE_CHECKING:
@@ -17,14 +18,18 @@ def outcome_of(
     attempt: Attempt, head: tuple[Any, ...], buffers: list[bytearray], worker: str
 ) -> Outcome:
     """Return the outcome that a DONE frame tells of."""
-    _, _, ending, payload, _, seconds = head
-    if ending == frames.INLINE:
-        return Outcome(attempt.id, "returned", payload, None, "", True, seconds, worker)
-    if ending == frames.PACKED:
+    _, _, how, payload, _, seconds, children = head
+    error = None
+    if how == running.RAISED:
+        error = RemoteError(*(payload if payload is not None else frames.load_head(buffers[0])))
+        kind: OutcomeKind = "raised"
+        value: Any = None
+    else:
+        kind = "returned"
+        value = payload
+    if how == running.PACKED:
         if payload is None:
             first, *buffers = buffers
             payload = bytes(first)
         value = Packed(payload, tuple(buffers))
-        return Outcome(attempt.id, "returned", value, None, "", True, seconds, worker)
-    error = RemoteError(*(payload if payload is not None else frames.load_head(buffers[0])))
-    return Outcome(attempt.id, "raised", None, error, "", True, seconds, worker)
+    return Outcome(attempt.id, kind, value, error, "", True, seconds, worker, children)

@@ -53,7 +53,9 @@ class Pool:
         self._numbers = itertools.count(1)
         self._clients: list[Client] = []
         self._queue = JobQueue()
-        self._crew = Crew(plan, self._numbers, self._queue, self._end, self._start_failed)
+        self._crew = Crew(
+            plan, self._numbers, self._queue, self._end, self._start_failed, self._wake
+        )
         self._failed_starts = 0
         self._idle_since: float | None = None
         self._is_stopping = False
@@ -139,6 +141,7 @@ class Pool:
     def _turn(self) -> None:
         while self._orders:
             self._orders.popleft()()
+        self._crew.sweep()
         has_more = self._crew.feed()
         wake_at = self._look_at_clock(time.monotonic())
         self._is_asleep = True  # and only then the look at the orders: see `_order`

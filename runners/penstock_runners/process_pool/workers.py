@@ -30,7 +30,7 @@ __all__ = ["Killing", "Phase", "Worker"]
 
 _PIPE_BYTES: Final = 1 << 20
 _F_SETPIPE_SZ: Final = 1031
-_KNOWN_FUNCTIONS: Final = 512
+_KNOWN_PARCELS: Final = 2048
 """More than a batch can hold, so that none is forgotten that the same batch needs."""
 
 
@@ -110,7 +110,7 @@ class Worker:
         """The traceback of its initializer."""
         self.stack = ""
         """What its fault handler wrote."""
-        self._functions: OrderedDict[int, None] = OrderedDict()
+        self._parcels: OrderedDict[int, None] = OrderedDict()
         self._spawn(table, env)
 
     def _spawn(self, table: SlotTable, env: Mapping[str, str]) -> None:
@@ -167,18 +167,22 @@ class Worker:
 
     # --- sending ------------------------------------------------------------------------
 
-    def learn(self, function: int) -> bool:
-        """Note that a function goes to the worker; False if it has it."""
-        is_new = function not in self._functions
-        self._functions[function] = None
-        self._functions.move_to_end(function)
+    def learn(self, parcel: int) -> bool:
+        """Note that a parcel goes to the worker; False if it has it."""
+        is_new = parcel not in self._parcels
+        self._parcels[parcel] = None
+        self._parcels.move_to_end(parcel)
         return is_new
 
+    def unlearn(self, parcel: int) -> bool:
+        """Note that the worker is told to let go of a parcel; False if it does not have it."""
+        return self._parcels.pop(parcel, self) is not self
+
     def forget(self) -> list[int]:
-        """Return the functions that the worker need not keep."""
+        """Return the parcels that the worker need not keep."""
         forgotten: list[int] = []
-        while len(self._functions) > _KNOWN_FUNCTIONS:
-            forgotten.append(self._functions.popitem(last=False)[0])
+        while len(self._parcels) > _KNOWN_PARCELS:
+            forgotten.append(self._parcels.popitem(last=False)[0])
         return forgotten
 
     # --- reading ------------------------------------------------------------------------

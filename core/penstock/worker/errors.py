@@ -9,7 +9,8 @@ import pickle
 import traceback
 from typing import Any, Final
 
-import cloudpickle
+from .here import travelling
+from .packing import Pickler, dumps
 
 __all__ = ["format_error", "pack_error", "restore_links"]
 
@@ -28,7 +29,7 @@ def pack_error(error: BaseException) -> tuple[str, str, str, bytes | None]:
 def format_error(error: BaseException) -> str:
     """Return the text of a traceback without our own frames, and without a final newline.
 
-    As `penstock.tracebacks` does it in the driver; importing that would cost a worker 0.1 s.
+    As `penstock.tracebacks` does it in the driver.
     """
     try:
         whole = traceback.TracebackException.from_exception(error, compact=True)
@@ -46,6 +47,7 @@ def format_error(error: BaseException) -> str:
         return f"{_type_name(error)} (its traceback cannot be shown: {type(trouble).__name__})"
 
 
+@travelling
 def restore_links(error: BaseException, state: tuple[Any, tuple[Any, ...]]) -> None:
     """Give an exception that was unpickled its state back, and what it followed from."""
     own_state, links = state
@@ -58,7 +60,7 @@ def restore_links(error: BaseException, state: tuple[Any, tuple[Any, ...]]) -> N
         setattr(error, name, value)
 
 
-class _ErrorPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+class _ErrorPickler(Pickler):
     """Pickles exceptions with what they followed from, which plain pickle drops."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -73,7 +75,7 @@ class _ErrorPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle h
 
 
 def _pickled(error: BaseException) -> bytes | None:
-    for dump in (_dump_linked, cloudpickle.dumps):  # a bad cause must not spoil a good exception
+    for dump in (_dump_linked, dumps):  # a bad cause must not spoil a good exception
         try:
             data: bytes = dump(error)
             loaded = pickle.loads(data)
@@ -105,7 +107,7 @@ def _message(error: BaseException) -> str:
 
 
 def _own_directories() -> tuple[str, ...]:
-    places: list[str] = []
+    places = [os.path.dirname(format_error.__code__.co_filename)]  # where this was sent as source
     for package in ("penstock", "penstock_runners"):
         spec = importlib.util.find_spec(package)  # looks, and imports nothing
         places += (spec and spec.submodule_search_locations) or ()

@@ -10,7 +10,7 @@ import time
 import types
 from typing import TYPE_CHECKING, Any, Final
 
-import cloudpickle
+from .packing import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -62,7 +62,7 @@ def _guilty_part(value: Any, seen: set[int]) -> tuple[str, Any, str] | None:
 
 def _why_not(value: Any) -> str | None:
     try:
-        cloudpickle.dumps(value)
+        dumps(value)
     except Exception as error:  # noqa: BLE001  (whatever user code raises is the answer)
         return str(error) or type(error).__name__
     return None

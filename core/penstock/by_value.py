@@ -1,0 +1,119 @@
+"""Which modules a worker cannot import, so that what they define has to go to it by value."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import cloudpickle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+__all__ = ["ByValue", "is_importable"]
+
+_registry_lock = threading.RLock()
+_COMMON_PREFIX: Final = "_penstock_"
+"""Of modules that are made in every worker: see `penstock.worker.here`."""
+
+
+class ByValue:
+    """The modules whose functions and classes are pickled by value; a context that sees to it.
+
+    ``__main__`` always is one; so are those that the user has registered with cloudpickle, and
+    those that only this process can import: loaded from a file, say, or made by a test runner.
+
+    Args:
+        modules: further names; what is inside of them counts, too.
+    """
+
+    def __init__(self, modules: Sequence[str] = ()) -> None:
+        self._modules = tuple(modules)
+        self._looked_at: dict[str, tuple[ModuleType | None, int, bool]] = {}
+        self._depth = 0
+        self._registered: list[ModuleType] = []
+        self.names: tuple[bytes, ...] = tuple(name.encode() for name in modules)
+        """As they would stand in a pickle; but for ``__main__``."""
+
+    def __contains__(self, module: str) -> bool:
+        if module == "__main__" or _is_within(module, self._modules):
+            return True
+        registered = cloudpickle.list_registry_pickle_by_value()
+        if registered and _is_within(module, registered):
+            return True
+        return not self._can_import(module)
+
+    def note(self, module: Any) -> None:
+        """Look at the module of a function: what it defines may be among the arguments, too."""
+        if type(module) is str and module != "__main__" and module in self:
+            name = module.encode()
+            if name not in self.names:
+                self.names += (name,)
+
+    def _can_import(self, module: str) -> bool:
+        now = sys.modules.get(module), len(sys.path)
+        known = self._looked_at.get(module)
+        if known is None or known[0] is not now[0] or known[1] != now[1]:
+            known = self._looked_at[module] = (*now, is_importable(module))
+        return known[2]
+
+    def __enter__(self) -> None:
+        _registry_lock.acquire()
+        self._depth += 1
+        if self._depth > 1 or not self.names:
+            return
+        for name in self.names:
+            module = sys.modules.get(name.decode())
+            registered = cloudpickle.list_registry_pickle_by_value()
+            if module is not None and module.__name__ not in registered:
+                cloudpickle.register_pickle_by_value(module)
+                self._registered.append(module)
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            while self._registered:
+                cloudpickle.unregister_pickle_by_value(self._registered.pop())
+        _registry_lock.release()
+
+
+def _is_within(module: str, names: Any) -> bool:
+    return any(module == one or module.startswith(f"{one}.") for one in names)
+
+
+def is_importable(name: str) -> bool:
+    """Whether a fresh interpreter with our `sys.path` would import this module from its place."""
+    module = sys.modules.get(name)
+    if name.startswith(_COMMON_PREFIX) or name in sys.builtin_module_names:
+        return True
+    if importlib.machinery.FrozenImporter.find_spec(name) is not None:
+        return True
+    path: Sequence[str] | None = None
+    spec: importlib.machinery.ModuleSpec | None = None
+    for end in (*(i for i, char in enumerate(name) if char == "."), len(name)):
+        spec = importlib.machinery.PathFinder.find_spec(name[:end], path)
+        if spec is None:
+            return _is_made_by_an_importer(name)
+        path = spec.submodule_search_locations
+    origin = getattr(module, "__file__", None)
+    return spec is not None and (origin is None or spec.origin == origin)
+
+
+def _is_made_by_an_importer(name: str) -> bool:
+    """Whether something on `sys.meta_path` that is no path finds it, as editable installs have."""
+    top = name.partition(".")[0]
+    for finder in sys.meta_path:
+        if finder in (
+            importlib.machinery.PathFinder,
+            importlib.machinery.BuiltinImporter,
+            importlib.machinery.FrozenImporter,
+        ):
+            continue
+        find = getattr(finder, "find_spec", None)
+        # A worker has the finders that `site` puts there, such as those of editable installs.
+        if find is not None and "editable" in type(finder).__module__ + repr(finder).lower():
+            return find(top, None) is not None
+    return False

@@ -1,0 +1,73 @@
+"""Which attempt the calling code is part of, in a worker."""
+
+from __future__ import annotations
+
+import sys
+import types
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["ATTEMPT", "Here", "travelling"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+PROTOCOL: Final = 1
+"""Of what a `Here` holds, as two versions of Penstock may meet in a worker."""
+
+
+class Here:
+    """What code in a worker may know of its attempt, and where it leaves what goes home.
+
+    Attributes:
+        shared: what many attempts have in common: see `penstock.remote_runs`.
+        own: what this attempt alone has: likewise.
+        call: function, args and kwargs, once they are loaded.
+        emit: sends log records home, at once.
+        children: of the runs that began and ended inside of this attempt, their descriptions.
+        run: the run that stands for the driver's, made by Penstock's own code when it is asked.
+    """
+
+    __slots__ = ("call", "children", "emit", "own", "protocol", "run", "shared")
+
+    def __init__(
+        self,
+        shared: Mapping[str, Any],
+        own: tuple[Any, ...],
+        emit: Callable[[tuple[Any, ...]], None],
+    ) -> None:
+        self.protocol = PROTOCOL
+        self.shared = shared
+        self.own = own
+        self.emit = emit
+        self.call: tuple[Any, tuple[Any, ...], Mapping[str, Any]] | None = None
+        self.children: list[tuple[Any, ...]] = []
+        self.run: Any = None
+
+
+def _holder() -> types.ModuleType:
+    """Return the module that all copies of this package in a process share.
+
+    This one may have been sent as source, while the user's code imports the installed one.
+    """
+    name = f"_penstock_here_{PROTOCOL}"
+    return sys.modules.setdefault(name, types.ModuleType(name))
+
+
+def travelling(fn: F) -> F:
+    """Have pickles refer to a function by a name that every process with this package knows."""
+    holder = _holder()
+    fn.__module__ = holder.__name__
+    common: F = vars(holder).setdefault(fn.__name__, fn)
+    return common
+
+
+def _common_variable() -> ContextVar[Here | None]:
+    made: ContextVar[Here | None] = ContextVar("penstock_attempt", default=None)
+    variable: ContextVar[Here | None] = vars(_holder()).setdefault("ATTEMPT", made)
+    return variable
+
+
+ATTEMPT: Final = _common_variable()

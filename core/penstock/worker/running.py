@@ -1,0 +1,93 @@
+"""One attempt in a worker, from packed call to packed ending."""
+
+from __future__ import annotations
+
+import contextvars
+import pickle
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from . import culprit, errors, packing
+from .calling import call_to_end
+from .here import ATTEMPT, Here
+from .output import forwarding, print_to_log
+from .prints import captured
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["INLINE", "PACKED", "RAISED", "Ending", "loading", "run"]
+
+# How a call ended.
+INLINE: Final = 0
+PACKED: Final = 1
+RAISED: Final = 2
+
+
+class Ending(NamedTuple):
+    """What goes home, in plain values and buffers.
+
+    Attributes:
+        how: `INLINE`: the payload is the value. `PACKED`: it is what `packing.load` takes with
+            the buffers. `RAISED`: it is what `errors.pack_error` returns.
+        children: the packed descriptions of runs inside of this one; None if there were none.
+        error: what the function raised; for this process only.
+    """
+
+    how: int
+    payload: Any
+    buffers: list[Any]
+    children: bytes | None
+    error: BaseException | None
+
+
+Load: TypeAlias = "Callable[[], tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]]"
+
+
+def run(here: Here, load: Load, variables: bytes | None = None) -> Ending:
+    """Perform an attempt in a context of its own.
+
+    Args:
+        here: what the code may know of its attempt.
+        load: returns the function and its arguments; raises what unpickling them raises.
+        variables: packed pairs of context variables and values to be set.
+    """
+    forwarding.running.append(here)
+    try:
+        return contextvars.copy_context().run(_run, here, load, variables)
+    finally:
+        forwarding.running.remove(here)
+
+
+def _run(here: Here, load: Load, variables: bytes | None) -> Ending:
+    ATTEMPT.set(here)
+    try:
+        if variables is not None:
+            for variable, value in loading("context variables", pickle.loads, variables):
+                variable.set(value)
+        here.call = fn, args, kwargs = load()
+        if here.shared.get("log_prints"):
+            with captured(print_to_log):
+                value = call_to_end(fn, args, kwargs)
+        else:
+            value = call_to_end(fn, args, kwargs)
+        try:
+            packed = packing.pack(value)
+        except Exception:  # noqa: BLE001  (user code; the text has all that is worth knowing)
+            raise TypeError(culprit.explain_value("result", value)) from None
+    except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
+        return Ending(RAISED, errors.pack_error(error), [], _children(here), error)
+    how = INLINE if packed.is_inline else PACKED
+    return Ending(how, packed.payload, packed.buffers, _children(here), None)
+
+
+def _children(here: Here) -> bytes | None:
+    return pickle.dumps(here.children) if here.children else None
+
+
+def loading(what: str, load: Callable[..., Any], *parts: Any) -> Any:
+    """Load a part of a call; what that raises says that it was there."""
+    try:
+        return load(*parts)
+    except BaseException as error:
+        error.add_note(f"(raised while the {what} of the call were unpickled in the worker)")
+        raise

@@ -85,9 +85,11 @@ class Attempt(NamedTuple):
     """Where it may run, if not anywhere."""
     constants: Constants | None = None
     """Which arguments are the same in many attempts, for workers elsewhere."""
+    chunk: int = 0
+    """How many of its kind to send together; 0 leaves that to the runner."""
     has_deadline: bool = False
     """`Started` is needed soon after the begin, as a time limit counts from there."""
-    keep_result: Literal["driver", "cluster", "auto"] = "auto"
+    result_on: Literal["auto", "driver", "cluster"] = "auto"
     """Where the result is to be, for a runner that can leave it with its workers."""
 
 

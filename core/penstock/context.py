@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from penstock.exceptions import MissingContextError
+from penstock.remote_runs import standing_in
+from penstock.worker.here import ATTEMPT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,19 +22,27 @@ TAGS: ContextVar[frozenset[str]] = ContextVar("penstock_tags", default=frozenset
 
 
 def current_run() -> TaskRun | FlowRun | None:
-    """Return the innermost run that the calling code is part of, or None."""
-    return CURRENT.get()  # type: ignore[return-value]  # the two are all the runs there are
+    """Return the innermost run that the calling code is part of, or None.
+
+    In a worker elsewhere, where the driver's run is not, that is one that stands for it.
+    """
+    run = CURRENT.get()
+    if run is None:
+        here = ATTEMPT.get()
+        if here is not None and here.own:
+            return standing_in(here)
+    return run  # type: ignore[return-value]  # the two are all the runs there are
 
 
 def current_task_run() -> TaskRun | None:
     """Return the task run that the calling code is part of, or None."""
-    run = CURRENT.get()
+    run = current_run()
     return run if run is not None and not run.is_flow_run else None  # type: ignore[return-value]
 
 
 def current_flow_run() -> FlowRun | None:
     """Return the flow run that the calling code is part of, or None."""
-    run = CURRENT.get()
+    run = current_run()
     return run if run is None or run.is_flow_run else run.flow_run  # type: ignore[return-value]
 
 

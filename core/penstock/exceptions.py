@@ -12,6 +12,7 @@
     │   ├── MappingMissingIterable (ValueError)    `.map()` with nothing to map over
     │   ├── MissingContextError (RuntimeError)     asked for a run where there is none
     │   ├── TaskRunnerNotFound (ValueError)   no runner goes by that name
+    │   ├── RunnerCannotError (ValueError)    the runner cannot do what the task asks for
     │   ├── SettingsError (ValueError)        a setting has an impossible value
     │   ├── FutureCycleError (RuntimeError)   a run would wait for itself
     │   └── NotSupportedError (RuntimeError)  a name of Prefect's that needs its server
@@ -56,6 +57,7 @@ __all__ = [
     "RemoteTaskError",
     "ReservedArgumentError",
     "RunnerBroken",
+    "RunnerCannotError",
     "SettingsError",
     "TaskRunTimeoutError",
     "TaskRunnerNotFound",
@@ -112,6 +114,10 @@ class MissingContextError(PenstockError, RuntimeError):
 
 class TaskRunnerNotFound(PenstockError, ValueError):
     """No task runner goes by the given name; the message lists those that do."""
+
+
+class RunnerCannotError(PenstockError, ValueError):
+    """A task asks for something that its task runner does not do; nothing was submitted."""
 
 
 class SettingsError(PenstockError, ValueError):

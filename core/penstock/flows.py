@@ -23,7 +23,7 @@ from typing import (
 )
 
 from penstock import names, settings
-from penstock.context import CURRENT, TAGS, require_flow_run
+from penstock.context import TAGS, current_run, require_flow_run
 from penstock.definitions import Definition
 from penstock.engine import interrupts
 from penstock.engine.arguments import look_through, put_values
@@ -33,11 +33,12 @@ from penstock.engine.driver import Engine
 from penstock.engine.flow_run import flow_run as flow_life
 from penstock.engine.lineage import Ledger
 from penstock.engine.streams import iterate, iterate_async
+from penstock.engine.visiting import engine_for
 from penstock.exceptions import DefinitionError, NotSupportedError
 from penstock.futures import PenstockFuture
 from penstock.hooks import finish
-from penstock.logging import configure, level_number, run_logger
-from penstock.options import FlowOptions, checked_tags, checked_timeout
+from penstock.logging import configure, prepare_to_log, run_logger
+from penstock.options import FlowOptions, checked_tags, checked_timeout, checked_variables
 from penstock.parameters import ParameterCheck
 from penstock.retries import RetryPolicy
 from penstock.runner_choice import carrier_for, choose, describe
@@ -92,6 +93,7 @@ class Flow(Definition[P, R_co]):
         self.tags: frozenset[str] = checked_tags(get("tags"), owner)
         self.timeout_seconds: float | None = checked_timeout(get("timeout_seconds"), owner)
         self._retry_policy(settings.Settings())  # an impossible option is refused here
+        self._propagate = checked_variables(get("propagate"), owner)
         limits = get("tag_limits") or {}
         for tag, limit in limits.items():
             if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
@@ -145,6 +147,7 @@ class Flow(Definition[P, R_co]):
             retry_condition=None,
             is_async=self.is_async,
             is_generator=self.is_generator,
+            propagate=self._propagate + (() if parent is None else parent.plan.propagate),
         )
 
     def validate_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +248,7 @@ class Flow(Definition[P, R_co]):
         is_submitted: bool = False,
     ) -> FlowRun:
         parameters = self._binder(*args, **kwargs)
-        parent = CURRENT.get()
+        parent = current_run()
         now = settings.current()
         around = cast(
             "FlowRun | None",
@@ -256,7 +259,9 @@ class Flow(Definition[P, R_co]):
             configure(now)
             engine = Engine(now, tag_limits={**now.tag_limits, **(limits or {})})
         else:
-            engine = parent.engine
+            engine = engine_for(parent)
+            if engine.sole_runner is not None:  # in a worker elsewhere
+                now = engine.settings
         seen = look_through(parameters, around, wait_for)
         if seen is None and self._checks_parameters:
             args, kwargs = self._check.arguments(args, kwargs, parameters)
@@ -268,9 +273,7 @@ class Flow(Definition[P, R_co]):
                 run.args = tuple(put_values(value) for value in args)
                 run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
         run.ledger = Ledger()
-        level = level_number(now.logging_task_created_level)
-        run.creation_level = level
-        run.logs_creation = _flow_log.isEnabledFor(level)
+        prepare_to_log(run, now)
         choice = choose(self.name, self.options.get("task_runner"), self._runner_by_call)
         if around is not None and choice.reason == "the default":
             run.task_runner, run.runner_reason = around.task_runner, "that of the flow around it"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import os
+import pickle
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from penstock.tracebacks import format_user_traceback
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, MutableMapping
 
-    from penstock.runs import Run
+    from penstock.runs import FlowRun, Run
 
 __all__ = [
     "ConsoleHandler",
@@ -28,6 +30,8 @@ __all__ = [
     "get_logger",
     "get_run_logger",
     "level_number",
+    "prepare_to_log",
+    "replay",
     "run_logger",
 ]
 
@@ -43,8 +47,12 @@ RUN_FIELDS = (
     "task_run_id",
     "task_name",
     "tags",
+    "worker",
 )
-"""The attributes of a record that was logged by a run; None where there is no such run."""
+"""The attributes of a record that was logged by a run; None where there is no such run.
+
+The last one is there if it was logged in a worker elsewhere.
+"""
 
 
 # --- loggers ---------------------------------------------------------------------------
@@ -112,6 +120,43 @@ def _fields_of(run: Any) -> dict[str, Any]:
         "task_name": None if task_run is None else task_run.task_name,
         "tags": run.tags,
     }
+
+
+def replay(record: tuple[Any, ...], run: Run | None, worker: str) -> None:
+    """Log what was logged in a worker elsewhere, as if it had been here.
+
+    Args:
+        record: as `penstock.worker.output.packed_record` makes it.
+        run: the run whose attempt logged it, if that is still known.
+        worker: where.
+    """
+    name, level, created, thread, process, path, line, function, text, error, stack, extra = record
+    logger = logging.getLogger(name)
+    if not logger.isEnabledFor(level):
+        return
+    fields: dict[str, Any] = {} if run is None else _fields_of(run)
+    fields["worker"] = worker
+    if extra is not None:
+        fields.update(pickle.loads(extra))
+    fields.update(
+        name=name,
+        levelno=level,
+        levelname=logging.getLevelName(level),
+        created=created,
+        msecs=created % 1 * 1000,
+        threadName=thread,
+        process=process,
+        processName=worker,
+        pathname=path,
+        filename=os.path.basename(path),
+        module=os.path.splitext(os.path.basename(path))[0],
+        lineno=line,
+        funcName=function,
+        msg=text,
+        exc_text=error,
+        stack_info=stack,
+    )
+    logger.handle(logging.makeLogRecord(fields))
 
 
 class _LazyId:
@@ -316,6 +361,12 @@ def configure(settings: Settings) -> None:
             logger.removeHandler(_console)
             logger.propagate = True
         _applied = settings  # last: who finds it in place finds the work done
+
+
+def prepare_to_log(run: FlowRun, settings: Settings) -> None:
+    """Settle how the creation of runs inside of a flow run is logged."""
+    run.creation_level = level_number(settings.logging_task_created_level)
+    run.logs_creation = _flow_runs.isEnabledFor(run.creation_level)
 
 
 def level_number(level: str) -> int:

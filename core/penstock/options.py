@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
@@ -12,6 +13,7 @@ from penstock.states import StateType
 from penstock.task_runners import TaskRunner
 
 if TYPE_CHECKING:
+    from contextvars import ContextVar
     from datetime import timedelta
     from pathlib import Path
 
@@ -24,6 +26,7 @@ Hooks: TypeAlias = Callable[..., Any] | Iterable[Callable[..., Any]] | NotSetTyp
 TaskRunnerSpec: TypeAlias = str | TaskRunner | type[TaskRunner]
 """A runner by name (``"thread:8"``), as an object, or as a class to be made without arguments."""
 Delays: TypeAlias = "RetryDelays"
+RESULT_PLACES = ("auto", "driver", "cluster")
 OnError: TypeAlias = Literal["continue", "fail_fast", "finish_running"]
 
 
@@ -95,6 +98,19 @@ class TaskOptions(TypedDict, total=False):
     """Where submitted runs of this task go, if not where the flow's go."""
     priority: int | NotSetType | None
     """Higher goes first among the runs that are ready."""
+    timeout: Literal["hard"] | NotSetType | None
+    """``"hard"``: `timeout_seconds` must hold whatever the function does; a runner that cannot
+    see to that refuses the task when it is submitted."""
+    resources: Mapping[str, float] | NotSetType | None
+    """What each run needs of what workers have, such as ``{"GPU": 1}``."""
+    workers: str | Iterable[str] | NotSetType | None
+    """Names or addresses of the workers that may run it, where a runner tells them apart."""
+    propagate: Iterable[ContextVar[Any]] | NotSetType | None
+    """Context variables whose values at the call go along to workers in other processes, besides
+    those of the flow."""
+    result_on: Literal["auto", "driver", "cluster"] | NotSetType | None
+    """Where results are while they are needed: ``"driver"`` brings all of them home, ``"cluster"``
+    leaves all of them with the workers, where that can be; by default the large ones stay."""
     viz_return_value: Any
     """Stands in for the result when a flow is drawn without running it."""
     asset_deps: Sequence[Any] | NotSetType | None
@@ -148,6 +164,8 @@ class FlowOptions(TypedDict, total=False):
     """`(flow, old_state, new_state) -> State | None`: may veto or rewrite every change."""
     tags: Iterable[str] | NotSetType | None
     """Labels of its runs and of the runs inside."""
+    propagate: Iterable[ContextVar[Any]] | NotSetType | None
+    """Context variables whose values go along to workers in other processes."""
     tag_limits: Mapping[str, int] | NotSetType | None
     """How many runs with a tag may run at once inside of this flow."""
 
@@ -198,6 +216,61 @@ def checked_count(value: object, option: str, owner: str) -> int:
     """Return a whole number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise DefinitionError(f"{owner}: {option} is a whole number >= 0, not {value!r}")
+    return value
+
+
+def checked_variables(value: Any, owner: str) -> tuple[ContextVar[Any], ...]:
+    """Return context variables as a tuple."""
+    if value is None:
+        return ()
+    found: list[Any] = list(value) if isinstance(value, Iterable) else [value]
+    for each in found:
+        if not isinstance(each, contextvars.ContextVar):
+            raise DefinitionError(f"{owner}: propagate is a list of ContextVars, not {each!r}")
+    return tuple(found)
+
+
+def checked_resources(value: Any, owner: str) -> dict[str, float]:
+    """Return amounts by the name of the resource; those of nothing are left out."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise DefinitionError(
+            f'{owner}: resources is a mapping such as {{"GPU": 1}}, not {value!r}'
+        )
+    for name, amount in value.items():
+        is_amount = isinstance(amount, (int, float)) and not isinstance(amount, bool)
+        if not isinstance(name, str) or not is_amount or not amount >= 0:
+            raise DefinitionError(
+                f"{owner}: of the resource {name!r} it needs a number >= 0, not {amount!r}"
+            )
+    return {name: amount for name, amount in value.items() if amount}
+
+
+def checked_workers(value: Any, owner: str) -> tuple[str, ...]:
+    """Return names or addresses of workers."""
+    if value is None:
+        return ()
+    found: list[Any] = [value] if isinstance(value, str) else list(value)
+    if not all(isinstance(each, str) and each for each in found):
+        raise DefinitionError(f"{owner}: workers are names or addresses, not {value!r}")
+    return tuple(found)
+
+
+def is_hard(timeout: Any, owner: str) -> bool:
+    """Whether the option `timeout` says so; for a number another option was meant."""
+    if isinstance(timeout, (int, float)):
+        raise TypeError(f"{owner}: timeout takes no number; did you mean 'timeout_seconds'?")
+    return bool(checked_choice(timeout, "timeout", ("", "hard"), owner))
+
+
+def checked_choice(value: Any, option: str, choices: Sequence[str], owner: str) -> Any:
+    """Return one of several words; None is the first of them."""
+    if value is None:
+        return choices[0]
+    if value not in choices:
+        shown = " or ".join(repr(choice) for choice in choices if choice)
+        raise DefinitionError(f"{owner}: {option} is {shown}, not {value!r}")
     return value
 
 

@@ -64,7 +64,7 @@ def handle_for(
     own: TaskRunnerSpec | None, flow_run: FlowRun | None, engine: Engine
 ) -> RunnerHandle:
     """Return the handle of the runner that a task's submitted runs go to."""
-    spec = own
+    spec = own if engine.sole_runner is None else engine.sole_runner
     if spec is None and flow_run is not None:
         spec = flow_run.task_runner
     if spec is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import uuid
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from penstock.states import State, StateType
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import datetime
     import itertools
     from collections.abc import Callable, Generator, Mapping, Sequence
+    from contextvars import ContextVar
 
+    from penstock.attempt import Constants
     from penstock.engine.lineage import Ledger
     from penstock.futures import PenstockFuture
     from penstock.retries import RetryPolicy
@@ -85,6 +87,18 @@ class Plan:
     runner: Any = None
     """The dispatcher's handle of the runner that submitted runs go to."""
     limited_tags: tuple[str, ...] = ()
+    propagate: tuple[ContextVar[Any], ...] = ()
+    """Context variables whose values go along to workers elsewhere."""
+    resources: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
+    """What an attempt needs of what workers have."""
+    workers: tuple[str, ...] = ()
+    """Where attempts may run, if not anywhere."""
+    chunk: int = 0
+    """How many runs go to a worker together; 0 leaves that to the runner."""
+    result_on: Literal["auto", "driver", "cluster"] = "auto"
+    """Where results are to be, for a runner that can leave them with its workers."""
+    refusal: str = ""
+    """Why the runner cannot do what is asked; nothing may be submitted then."""
 
 
 class MapGroup:
@@ -108,6 +122,7 @@ class Run:
         flow_run: the flow run it belongs to, or None.
         starting: the state to enter when the attempt at hand begins.
         hook_errors: how many of its hooks raised.
+        children: the runs that its code has made, if it is a task run.
         interrupt: what ended a direct call from outside (Ctrl-C, `SystemExit`, a cancelled
             asyncio task): raised on to the caller as it is.
         seen: somebody has looked at how it ended (`spec` D3: a failure nobody saw fails the flow).
@@ -123,6 +138,8 @@ class Run:
         "callbacks",
         "cancel_reason",
         "cancel_requested",
+        "children",
+        "constants",
         "context",
         "dependents",
         "depth",
@@ -184,6 +201,8 @@ class Run:
         self.waits_on: Sequence[Run] = ()
         self.cancel_requested: bool = False
         self.cancel_reason: str | None = None
+        self.children: list[Run] | None = None
+        self.constants: Constants | None = None
         self.context: contextvars.Context | None = None
         self.life: Generator[Any, Any, State[Any]] | None = None
         self._id: uuid.UUID | None = None
@@ -246,9 +265,15 @@ class Run:
     def _time_of(self, is_it: Callable[[State[Any]], bool]) -> datetime.datetime | None:
         return next((state.timestamp for state in self.states if is_it(state)), None)
 
+    def take_identity(self, identity: uuid.UUID, name: str) -> None:
+        """Be known as a run of another process is."""
+        self._id = identity
+        self._name = name
+
     def forget_inputs(self) -> None:
         """Let go of what only a run that is not over needs."""
         self.args = _FORGOTTEN
+        self.constants = None
         self.kwargs = _NO_ARGUMENTS
         self.context = None
         self.life = None
@@ -349,6 +374,7 @@ class FlowRun(Run):
         active: the submitted runs inside of it that are not over; holding them here is what
             keeps a run alive whose future was dropped.
         is_ending: its runs have been told to stop; nobody waits for them for long.
+        surroundings: what its task runs say of it in workers elsewhere.
         tally: how the runs of the current attempt ended.
     """
 
@@ -363,6 +389,7 @@ class FlowRun(Run):
         "plans",
         "runner_reason",
         "streams",
+        "surroundings",
         "tally",
         "task_runner",
     )
@@ -388,6 +415,7 @@ class FlowRun(Run):
         self.creation_level: int = 0
         self.logs_creation: bool = False
         self.plans: dict[Any, Plan] = {}
+        self.surroundings: dict[Any, bytes] = {}
         self.tally: Tally = Tally()
         self.streams: list[Any] = []
         self.ledger: Ledger | None = None

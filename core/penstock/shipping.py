@@ -209,7 +209,7 @@ def pack_variables(values: Mapping[ContextVar[Any], Any]) -> bytes:
     """Pack context variables with their values. Raises `TypeError` that names the bad one."""
     try:
         return packing.dumps(list(values.items()))
-    except Exception:  # noqa: BLE001  (as above)
+    except Exception:
         for variable, value in values.items():
             try:
                 packing.dumps((variable, value))

@@ -71,6 +71,8 @@ class Capabilities:
     """Idle workers may outlive `close()` for a while, for the next runner of their kind."""
     elastic: bool = False
     """`slots()` changes while the runner is open."""
+    names_workers: bool = False
+    """Attempts may say which workers they are for."""
     runs_in_caller: bool = False
     """`submit()` runs the attempt in the calling thread, before it returns."""
 
@@ -184,6 +186,14 @@ class TaskRunner(abc.ABC):
     @abc.abstractmethod
     def cancel(self, attempt_ids: Sequence[int], *, hard: bool = False) -> None:
         """Drop what has not begun; with `hard`, stop what runs too, as far as `kill` goes."""
+
+    def cannot_offer(self, resources: Mapping[str, float]) -> str:
+        """Return why no worker can ever have these resources, or an empty string.
+
+        The base has none to offer.
+        """
+        shown = ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+        return f"it has no resources to offer, and {shown} is asked for"
 
     def blocked(self, attempt_id: int, now: bool) -> None:  # noqa: B027  (a no-op is a valid answer)
         """An attempt waits for other tasks (`now=True`), or goes on."""

@@ -23,26 +23,38 @@ from typing import (
 
 from penstock import names, settings
 from penstock.cache_policies import CachePolicy, task_input_hash
-from penstock.context import CURRENT, TAGS
+from penstock.context import TAGS, current_run
 from penstock.definitions import Definition, HookFunction
-from penstock.engine.ambient import ambient_engine
 from penstock.engine.arguments import look_through, put_values
 from penstock.engine.async_direct import drive_async
 from penstock.engine.direct import drive
+from penstock.engine.execution import is_plain
 from penstock.engine.streams import iterate, iterate_async
 from penstock.engine.task_run import task_run
-from penstock.exceptions import DefinitionError, HookSignatureError, NotSupportedError
+from penstock.engine.visiting import engine_for
+from penstock.exceptions import (
+    DefinitionError,
+    HookSignatureError,
+    NotSupportedError,
+    RunnerCannotError,
+)
 from penstock.futures import PenstockFuture, PenstockFutureList
 from penstock.hooks import adapt_hook, adapt_retry_condition, as_callables
 from penstock.logging import run_logger
 from penstock.mapping import map_runs
 from penstock.options import (
+    RESULT_PLACES,
     OnError,
     TaskOptions,
+    checked_choice,
     checked_count,
     checked_integer,
+    checked_resources,
     checked_tags,
     checked_timeout,
+    checked_variables,
+    checked_workers,
+    is_hard,
 )
 from penstock.retries import RetryPolicy, exponential_backoff
 from penstock.runner_choice import handle_for
@@ -54,6 +66,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping
     from typing import Self
 
+    from penstock.engine.dispatch import RunnerHandle
     from penstock.engine.driver import Engine
     from penstock.runs import Run
 
@@ -93,6 +106,11 @@ class Task(Definition[P, R_co]):
         self.tags: frozenset[str] = checked_tags(get("tags"), owner)
         self.timeout_seconds: float | None = checked_timeout(get("timeout_seconds"), owner)
         self.priority: int = checked_integer(get("priority"), "priority", owner)
+        self.resources: dict[str, float] = checked_resources(get("resources"), owner)
+        self._workers = checked_workers(get("workers"), owner)
+        self._propagate = checked_variables(get("propagate"), owner)
+        self._result_on = checked_choice(get("result_on"), "result_on", RESULT_PLACES, owner)
+        self._is_hard_limit = is_hard(get("timeout"), owner)
         if get("crash_retries") is not None:
             checked_count(get("crash_retries"), "crash_retries", owner)
         self._retry_policy(settings.Settings())  # an impossible option is refused here
@@ -175,10 +193,29 @@ class Task(Definition[P, R_co]):
             retry_condition=self._retry_condition,
             is_async=self.is_async,
             is_generator=self.is_generator,
-            is_plain=not (log_prints or self.is_async or runner.capabilities.runs_in_caller),
+            is_plain=is_plain(runner.capabilities, log_prints=log_prints, is_async=self.is_async),
             runner=runner,
             limited_tags=engine.dispatcher.limits.limited(all_tags),
+            propagate=self._propagate + (() if flow_run is None else flow_run.plan.propagate),
+            resources=self.resources,
+            workers=self._workers,
+            result_on=self._result_on,
+            refusal=self._refusal_by(runner),
         )
+
+    def _refusal_by(self, runner: RunnerHandle) -> str:
+        """Return what a runner cannot do of what is asked for, or an empty string."""
+        can = runner.capabilities
+        if self._is_hard_limit and can.kill != "hard":
+            return (
+                'timeout="hard" needs a runner that can kill what runs, and this one cannot: '
+                'use "process"'
+            )
+        if self._workers and not can.names_workers:
+            return "workers= needs a runner that tells its workers apart, as dask does"
+        if self.resources:
+            return runner.runner.cannot_offer(self.resources)
+        return ""
 
     # --- calls -------------------------------------------------------------------------
 
@@ -343,6 +380,11 @@ class Task(Definition[P, R_co]):
     ) -> TaskRun:
         """Make a run and hand it to the engine. For `submit` and `map`; use those."""
         run = self._new_run(args, kwargs, wait_for)
+        if run.plan.refusal:
+            raise RunnerCannotError(
+                f"task {self.name!r} cannot be submitted to the task runner "
+                f"{run.plan.runner.description!r}: {run.plan.refusal}"
+            )
         if prepare is not None:
             prepare(run)
         run.priority = self.priority
@@ -353,13 +395,12 @@ class Task(Definition[P, R_co]):
 
     def _new_run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any) -> TaskRun:
         parameters = self._binder(*args, **kwargs)
-        parent = CURRENT.get()
-        flow_run: FlowRun | None
-        if parent is None:
-            engine, flow_run = ambient_engine(), None
-        else:
-            engine = parent.engine
-            flow_run = cast("FlowRun | None", parent if parent.is_flow_run else parent.flow_run)
+        parent = current_run()
+        engine = engine_for(parent)
+        flow_run = cast(
+            "FlowRun | None",
+            parent if parent is None or parent.is_flow_run else parent.flow_run,
+        )
         tags = TAGS.get()
         planned = self if self._unbound is None else self._unbound
         key = (planned, tags)

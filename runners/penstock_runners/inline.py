@@ -8,8 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from penstock.task_runners import Capabilities, Outcome, Started, TaskRunner
 from penstock.attempt import run_here
+from penstock.task_runners import Capabilities, Outcome, Started, TaskRunner
 from penstock.worker.calling import call_async
 
 if TYPE_CHECKING:

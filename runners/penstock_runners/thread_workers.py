@@ -31,8 +31,8 @@ import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from penstock.task_runners import Outcome, Started
 from penstock.attempt import run_here
+from penstock.task_runners import Outcome, Started
 from penstock_runners.attempt_queue import AttemptQueue
 
 if TYPE_CHECKING:

@@ -218,8 +218,8 @@ def test_seed_089_with_options_makes_a_copy(kind: Any) -> None:
 @pytest.mark.parametrize("how", ["definition", "with_options"])
 def test_seed_089_an_unknown_option_is_a_type_error(kind: Any, how: str) -> None:
     ask = kind(work).with_options if how == "with_options" else lambda **wrong: kind(work, **wrong)
-    with pytest.raises(TypeError, match="has no option 'timeout'; did you mean"):
-        ask(timeout=1)
+    with pytest.raises(TypeError, match="has no option 'time_out'; did you mean"):
+        ask(time_out=1)
 
 
 def test_seed_089_hooks_added_by_decorator_stay_with_other_options() -> None:

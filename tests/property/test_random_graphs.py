@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from penstock import PenstockFuture, allow_failure, task
 from penstock.attempt import Outcome
 from penstock.engine.loop import RealClock
+from penstock.engine.task_run import MOST_UNCHARGED
 from penstock.states import Failed, Paused, Scheduled, State, StateType, is_legal
 from penstock.task_runners import Attempt, SlotsChanged
 from penstock.testing import ManualTaskRunner
@@ -97,6 +98,7 @@ class Watched:
         self.futures: list[PenstockFuture[Any]] = []
         self.asked_to_end: set[int] = set()
         self.final_hooks: collections.Counter[str] = collections.Counter()
+        self.perhaps_begun: collections.Counter[int] = collections.Counter()
 
     def submit_all(self, fn: Any, timeout: float, bench: EngineForTest) -> None:
         def count(task_run: Any) -> None:
@@ -152,7 +154,8 @@ class Watched:
 
     def _check_inputs(self, index: int, future: PenstockFuture[Any]) -> None:
         node, run = self.nodes[index], future.run
-        assert run.run_count <= 1 + node.retries + node.crash_retries
+        perhaps = min(self.perhaps_begun[index], MOST_UNCHARGED)
+        assert run.run_count <= 1 + node.retries + node.crash_retries + perhaps
         if index in self.asked_to_end and run.state.is_cancelled():
             return
         if node.handler == "odd":
@@ -281,7 +284,9 @@ class Story:
         elif fate == "base":
             runner.fail(number, self.rng.choice([SystemExit(1), KeyboardInterrupt()]))
         elif fate == "lose":
-            runner.lose(number, began=self.rng.choice([True, None]))
+            began = self.rng.choice([True, None])
+            self.watched.perhaps_begun[index] += began is None
+            runner.lose(number, began=began)
         elif fate == "abandon":
             runner.abandon(number)
         elif fate == "stop":

@@ -18,8 +18,8 @@ from penstock.attempt import Attempt
 from penstock.by_value import ByValue
 from penstock.testing import subjects
 from penstock.worker import culprit, errors, packing
-from penstock_runners.inline import SequentialTaskRunner
 from penstock_runners.batching import Pace, most_in_batch
+from penstock_runners.inline import SequentialTaskRunner
 from penstock_runners.process_pool import frames
 from penstock_runners.process_pool.feeding import takes_another_batch
 from penstock_runners.process_pool.frames import FrameReader
@@ -53,9 +53,7 @@ def test_the_tail_is_spread_over_the_workers(waiting: int, workers: int, most: i
 
 def test_a_busy_worker_gets_another_batch_only_of_short_work() -> None:
     def worker(calls: int, seconds: float, has_slow: bool = False) -> Any:
-        return types.SimpleNamespace(
-            sent=range(calls), seconds_ahead=seconds, has_slow=has_slow
-        )
+        return types.SimpleNamespace(sent=range(calls), seconds_ahead=seconds, has_slow=has_slow)
 
     assert takes_another_batch(worker(3, 0.001))
     assert not takes_another_batch(worker(3, 0.01))

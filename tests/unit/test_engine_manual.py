@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from penstock import PenstockFuture, allow_failure, as_completed, flow, pause_flow_run, task, wait
+from penstock.engine.driver import KILL_SECONDS
+from penstock.engine.task_run import MOST_UNCHARGED
 from penstock.exceptions import (
     CancelledRun,
     PauseTimeoutError,
@@ -161,8 +163,19 @@ def test_a_run_is_counted_when_its_attempt_is_handed_out(bench: Bench) -> None:
 
 def test_an_attempt_that_never_began_does_not_count(bench: Bench) -> None:
     future = task(crash_retries=0)(lambda: None).submit()
-    lose(bench, 1, began=False)
+    for attempt_id in range(1, 1 + MOST_UNCHARGED):
+        lose(bench, attempt_id, began=False)
+        assert (future.run.run_count, names(future)) == (1, ["Pending"]), "handed out again"
+    lose(bench, 1 + MOST_UNCHARGED, began=False)
     assert (future.run.run_count, names(future)) == (0, ["Pending", "Crashed"])
+
+
+def test_an_attempt_that_may_have_begun_starts_again_uncharged(bench: Bench) -> None:
+    future = task(crash_retries=0)(lambda: None).submit()
+    lose(bench, 1, began=None)
+    finish(bench, 2, "there")
+    assert future.result() == "there"
+    assert names(future) == ["Pending", "Running", "Crashed*", "Retrying", "Completed"]
 
 
 def test_first_to_end_is_first_to_come(bench: Bench) -> None:
@@ -433,8 +446,28 @@ def test_a_deadline_counts_from_the_start_and_not_from_the_submit(bench: Bench) 
     bench.sleep(9.9)
     assert future.state.is_running()
     bench.sleep(0.2)
+    bench.runner.stop(1, "stopped on request: it stood in line 7")
+    bench.drain()
     assert future.state.name == "TimedOut"
     assert isinstance(future.exception(), TaskRunTimeoutError)
+    assert "it stood in line 7" in str(future.state.message)
+
+
+def test_a_runner_that_does_not_say_how_a_kill_went_is_not_waited_for(bench: Bench) -> None:
+    future = task(timeout_seconds=10)(lambda: None).submit()
+    start(bench, 1)
+    bench.sleep(10.1)
+    assert future.state.is_running(), "the runner may tell where the function stood"
+    bench.sleep(KILL_SECONDS)
+    assert future.state.name == "TimedOut"
+
+
+def test_what_returns_in_the_moment_it_is_to_be_killed_has_returned(bench: Bench) -> None:
+    future = task(timeout_seconds=10)(lambda: None).submit()
+    start(bench, 1)
+    bench.sleep(10.1)
+    finish(bench, 1, "just in time")
+    assert future.result() == "just in time"
 
 
 def test_at_the_deadline_the_runner_is_asked_to_stop_the_attempt(bench: Bench) -> None:

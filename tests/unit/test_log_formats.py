@@ -80,16 +80,16 @@ def failed_record() -> logging.LogRecord:
 def test_seed_111_a_traceback_is_shown_without_our_own_frames() -> None:
     record = failed_record()
     plain, ours = logging.Formatter().format(record), TextFormatter().format(record)
-    assert "worker.py" in plain
-    assert "worker.py" not in ours
+    assert "calling.py" in plain
+    assert "calling.py" not in ours
     assert ours.endswith('raise ValueError("no such url")\nValueError: no such url')
-    assert "worker.py" not in json_line(record)["exception"]
+    assert "calling.py" not in json_line(record)["exception"]
 
 
 def test_the_next_handler_still_gets_every_frame() -> None:
     record = failed_record()
     TextFormatter().format(record)
-    assert "worker.py" in logging.Formatter().format(record)
+    assert "calling.py" in logging.Formatter().format(record)
 
 
 def test_an_exception_from_another_process_is_shown_by_its_text() -> None:

@@ -13,7 +13,7 @@ from penstock.worker.calling import call
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WORKER = str(Path("penstock", "worker.py"))
+WORKER = str(Path("penstock", "worker", "calling.py"))
 
 
 def boom() -> None:
@@ -101,8 +101,8 @@ def test_an_error_of_our_own_keeps_all_its_frames() -> None:
     own = ValueError("a bug of ours").with_traceback(
         type(inner)(None, inner.tb_frame, inner.tb_lasti, inner.tb_lineno)
     )
-    assert [Path(frame.filename).name for frame in user_frames(own)] == ["worker.py"]
-    assert "worker.py" in format_user_traceback(own)
+    assert [Path(frame.filename).name for frame in user_frames(own)] == ["calling.py"]
+    assert "calling.py" in format_user_traceback(own)
 
 
 def test_an_exception_never_raised_has_only_its_line() -> None:

@@ -13,9 +13,9 @@ from penstock.engine.commands import READY, RESOLVE, SETTLE, CancelRun, Execute,
 from penstock.engine.direct import begin_flow_attempt, finish, time_left
 from penstock.engine.waiting import AsyncWaiter
 from penstock.logging import run_logger
-from penstock.worker.prints import captured
 from penstock.tracebacks import cut_own_frames
 from penstock.worker.calling import call_async
+from penstock.worker.prints import captured
 
 if TYPE_CHECKING:
     from penstock.engine.driver import Engine

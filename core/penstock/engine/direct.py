@@ -20,10 +20,10 @@ from penstock.engine.commands import (
 )
 from penstock.engine.execution import printing_to_log
 from penstock.engine.loop import Waiter
-from penstock.worker.prints import is_captured
 from penstock.runs import Tally
 from penstock.tracebacks import cut_own_frames
 from penstock.worker.calling import call
+from penstock.worker.prints import is_captured
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,6 +20,7 @@ from penstock.worker.prints import leave_capture
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from penstock.attempt import Environment
     from penstock.runs import Run
     from penstock.task_runners import Broken, Capabilities, TaskRunner
 
@@ -73,6 +74,7 @@ class Dispatcher:
         go: tells a run that its place is there; it answers by `take`, or by ending.
         tag_limits: how many runs with a tag may run at once.
         options: passed to `TaskRunner.open`.
+        environment_of: what an attempt says of its run in a worker elsewhere.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Dispatcher:
         go: Callable[[Run], None],
         tag_limits: Mapping[str, int],
         options: Mapping[str, Any],
+        environment_of: Callable[[Run], Environment | None] = lambda _: None,
     ) -> None:
         self.limits: TagLimits = TagLimits(tag_limits)
         self.attempts: dict[int, Run] = {}
@@ -88,6 +91,7 @@ class Dispatcher:
         self._report = report
         self._go = go
         self._options = options
+        self._environment_of = environment_of
         self._handles: dict[Any, RunnerHandle] = {}
         self._attempt_ids = itertools.count(1)
         self._order = itertools.count()
@@ -234,8 +238,14 @@ class Dispatcher:
         number = next(self._attempt_ids)
         self.attempts[number] = run
         run.attempt_id = number
-        context = None
-        if not capabilities.pickles and run.context is not None:
+        context = environment = None
+        if capabilities.pickles:
+            try:
+                environment = self._environment_of(run)
+            except Exception as error:  # noqa: BLE001  (a value of the user's that cannot travel)
+                self._report(Outcome(number, "raised", error=error, began=False))
+                return
+        elif run.context is not None:
             # A retry must not find what the attempt before has set.
             context = run.context.copy() if plan.retries.retries else run.context
             context.run(CURRENT.set, run)
@@ -251,6 +261,13 @@ class Dispatcher:
                 plan.is_async and capabilities.async_functions and not run.is_flow_run,
                 rank(run),
                 run.name if capabilities.pickles else plan.name,
+                environment,
+                plan.resources,
+                plan.workers,
+                run.constants,
+                plan.chunk,
+                plan.timeout_seconds is not None,
+                plan.result_on,
             )
         )
 
@@ -275,7 +292,7 @@ class Dispatcher:
             self._go(heapq.heappop(handle.ready)[2])
         attempts, handle.batch = handle.batch, []
         for attempt in attempts:
-            self._report(Outcome(attempt.id, "lost", reason=reason, began=False))
+            self._report(Outcome(attempt.id, "abandoned", reason=reason, began=False))
 
     def feed_again(self, handle: RunnerHandle) -> None:
         """A runner may have credit again."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import pickle
 import random
 import threading
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,13 @@ from penstock.engine.commands import (
     Sleep,
 )
 from penstock.engine.dispatch import Dispatcher
+from penstock.engine.environments import environment_of
 from penstock.engine.loop import Clock, Loop, RealClock, Timer
 from penstock.engine.performing import Performing
 from penstock.engine.task_run import failure, task_run
 from penstock.futures import PenstockFuture
+from penstock.logging import replay
+from penstock.remote_runs import revived
 from penstock.states import State, StateType
 from penstock.task_runners import Broken, Output, SlotsChanged, Started
 from penstock.tracebacks import cut_own_frames
@@ -36,6 +40,7 @@ from penstock.tracebacks import cut_own_frames
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from penstock.attempt import Environment
     from penstock.runs import FlowRun, MapGroup, Run
     from penstock.settings import Settings
 
@@ -48,6 +53,9 @@ _log = logging.getLogger("penstock.engine")
 COMPLETED, FAILED, CRASHED = StateType.COMPLETED, StateType.FAILED, StateType.CRASHED
 RUNNING, CANCELLED, CANCELLING = StateType.RUNNING, StateType.CANCELLED, StateType.CANCELLING
 SCHEDULED = StateType.SCHEDULED
+
+KILL_SECONDS = 0.5
+"""How long a runner that kills what runs may take to report it, once a time limit is reached."""
 
 
 class Begin:
@@ -84,20 +92,29 @@ class Engine(Performing):
         self.rng: random.Random = rng if rng is not None else random.Random()
         self.loop: Loop = Loop(self._handle, self._hand_out, self.clock, standby=standby)
         limits = dict(settings.tag_limits) if tag_limits is None else tag_limits
-        self.dispatcher: Dispatcher = Dispatcher(self.loop.post, self._go, limits, {})
+        self.dispatcher: Dispatcher = Dispatcher(
+            self.loop.post, self._go, limits, {}, self._environment_of
+        )
         self.plans: dict[Any, Any] = {}
+        self.surroundings: dict[Any, bytes] = {}  # of task runs outside of any flow
+        self.sole_runner: str | None = None  # whatever tasks and flows ask for
         self.root_counters: dict[str, int] = {}
         self.active: set[Run] = set()
         self._lock = threading.Lock()
         self._waits = {}
         self._sleepers: set[Run] = set()
         self._deadlines: dict[int, Timer] = {}
+        self._overdue: set[int] = set()  # attempts whose time was up, and whose end is on its way
 
     # --- new runs ----------------------------------------------------------------------
 
     def count_in(self, run: Run) -> None:
-        """Note a new run with the flow run around it."""
-        flow_run = run.flow_run
+        """Note a new run with the runs around it."""
+        flow_run, parent = run.flow_run, run.parent
+        if parent is not None and not parent.is_flow_run:
+            if parent.children is None:
+                parent.children = []
+            parent.children.append(run)
         if flow_run is not None:
             with self._lock:
                 flow_run.tally.begun += 1
@@ -219,6 +236,13 @@ class Engine(Performing):
         else:
             self.step(run, None)
 
+    def _environment_of(self, run: Run) -> Environment | None:
+        if run.is_flow_run:
+            return None
+        flow_run = run.flow_run
+        known = self.surroundings if flow_run is None else flow_run.surroundings
+        return environment_of(run, self.settings, known)  # type: ignore[arg-type]  # no flow run
+
     def _hand_out(self) -> None:
         self.dispatcher.hand_out()
 
@@ -333,7 +357,9 @@ class Engine(Performing):
             for handle in self.dispatcher.handles():
                 self.dispatcher.feed_again(handle)
         elif kind is Output:
-            _log.debug("output of attempt %s: %s", event.attempt_id, event.records)
+            speaker = self.dispatcher.attempts.get(event.attempt_id)
+            for record in event.records:
+                replay(record, speaker, event.worker)
         else:
             event()
 
@@ -359,6 +385,22 @@ class Engine(Performing):
         if self.dispatcher.attempts.get(attempt_id) is not run:
             return
         self.dispatcher.cancel(run, hard=True)
+        if run.plan.runner.capabilities.kill == "hard":  # it will say where the function stood
+            self._overdue.add(attempt_id)
+            patience = self.clock.monotonic() + KILL_SECONDS
+            self._deadlines[attempt_id] = self.loop.call_at(
+                patience, lambda: self._time_is_long_up(run, attempt_id)
+            )
+        else:
+            self._give_up(run, attempt_id)
+
+    def _time_is_long_up(self, run: Run, attempt_id: int) -> None:
+        del self._deadlines[attempt_id]
+        self._overdue.discard(attempt_id)
+        if self.dispatcher.attempts.get(attempt_id) is run:
+            self._give_up(run, attempt_id)
+
+    def _give_up(self, run: Run, attempt_id: int) -> None:
         outcome = Outcome(attempt_id, "abandoned")
         self.dispatcher.end_attempt(outcome)
         cancelled = run.cancel_requested
@@ -375,6 +417,10 @@ class Engine(Performing):
         if run.is_flow_run:
             self._flow_body_returned(run, outcome)
             return
+        if outcome.children is not None:
+            for child in revived(pickle.loads(outcome.children), run):
+                self.count_in(child)
+                self.close_books(child)
         starting, run.starting = run.starting, None
         if starting is not None and outcome.began is False:
             run.run_count -= 1
@@ -386,7 +432,11 @@ class Engine(Performing):
         """Return what the driver knows about the end of an attempt."""
         if isinstance(outcome.error, BaseException):
             cut_own_frames(outcome.error)
-        timed_out = isinstance(outcome.error, interrupts.DeadlineReached)
+        is_overdue = outcome.attempt_id in self._overdue
+        self._overdue.discard(outcome.attempt_id)
+        timed_out = isinstance(outcome.error, interrupts.DeadlineReached) or (
+            is_overdue and outcome.kind != "returned" and not run.cancel_requested
+        )
         cancelled = (
             run.cancel_requested
             or outcome.kind == "stopped"

@@ -6,9 +6,9 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Any
 
-from penstock.worker.calling import call, call_async
 from penstock.engine import interrupts
 from penstock.logging import run_logger
+from penstock.worker import calling
 from penstock.worker.prints import captured
 
 if TYPE_CHECKING:
@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from penstock.runs import Run
     from penstock.task_runners import Capabilities
 
-__all__ = ["user_function"]
+__all__ = ["is_plain", "user_function"]
+
+
+def is_plain(capabilities: Capabilities, *, log_prints: bool, is_async: bool) -> bool:
+    """Whether a function goes to such a runner as it is, with nothing around it.
+
+    A worker elsewhere sees to prints by itself.
+    """
+    return not (
+        capabilities.runs_in_caller
+        or (is_async and not capabilities.async_functions)
+        or (log_prints and not capabilities.pickles)
+    )
 
 
 def user_function(run: Run, capabilities: Capabilities) -> Callable[..., Any]:
@@ -97,7 +109,7 @@ def interruptible(
             if not interrupts.is_main_thread():
                 return fn(*args, **kwargs)
             try:
-                return interrupts.call_user_code(call, (fn, args, kwargs), {})
+                return interrupts.call_user_code(calling.call, (fn, args, kwargs), {})
             except (KeyboardInterrupt, interrupts.DeadlineReached) as error:
                 if own is not None and getattr(error, "deadline", None) is own:
                     raise
@@ -128,7 +140,7 @@ def interruptible_async(
         with driver.acting_for_holder(), interrupts.waking(stop):
             try:
                 async with limit:
-                    return await call_async(fn, args, kwargs)
+                    return await calling.call_async(fn, args, kwargs)
             except TimeoutError:
                 if limit.expired():
                     raise interrupts.DeadlineReached from None

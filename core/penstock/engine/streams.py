@@ -17,8 +17,8 @@ from penstock.context import CURRENT
 from penstock.engine import async_direct, direct, interrupts
 from penstock.engine.commands import Execute, Report
 from penstock.logging import run_logger
-from penstock.worker.prints import captured
 from penstock.tracebacks import cut_own_frames
+from penstock.worker.prints import captured
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["task_run"]
 
+MOST_UNCHARGED = 5
+"""How often a run starts again whose attempt was lost without having begun, or perhaps begun."""
+
 FAILED, CRASHED, CANCELLED = StateType.FAILED, StateType.CRASHED, StateType.CANCELLED
 RUNNING, SCHEDULED, COMPLETED = StateType.RUNNING, StateType.SCHEDULED, StateType.COMPLETED
 
@@ -59,7 +62,7 @@ def task_run(run: TaskRun, rng: random.Random) -> Life:
                 raise
             except Exception as error:  # noqa: BLE001  (the naming function is the user's)
                 return (yield from end(run, failure(error, "Task run")))
-        failures = crashes = 0
+        failures = crashes = uncharged = 0
         following: State[Any] = State(RUNNING, "Running")
         while True:
             state = yield from start(run, following)
@@ -79,13 +82,22 @@ def task_run(run: TaskRun, rng: random.Random) -> Life:
                 yield Log(
                     logging.ERROR, f"Task run failed with exception: {problem!r} - {why}", problem
                 )
-            elif crashes < plan.crash_retries and is_worth_a_crash_retry(state, report):
-                crashes += 1
+            elif is_worth_a_crash_retry(state, report) and (
+                crashes < plan.crash_retries
+                or (report.outcome.began is not True and uncharged < MOST_UNCHARGED)
+            ):
+                if report.outcome.began is not True and uncharged < MOST_UNCHARGED:
+                    uncharged += 1  # it did not kill its worker, as far as anybody knows
+                    budget = "It will start again, uncharged"
+                else:
+                    crashes += 1
+                    budget = f"Crash retry {crashes}/{plan.crash_retries} will start immediately"
                 yield Log(
                     logging.WARNING,
-                    f"Attempt {run.run_count} crashed: {state.message} - "
-                    f"Crash retry {crashes}/{plan.crash_retries} will start immediately",
+                    f"Attempt {run.run_count} crashed: {state.message} - {budget}",
                 )
+                if report.outcome.began is False:
+                    continue  # nothing has happened that the history should tell
                 yield Enter(provisional(state))
                 following = State(RUNNING, "Retrying")
                 continue

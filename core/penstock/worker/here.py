@@ -26,11 +26,12 @@ class Here:
         own: what this attempt alone has: likewise.
         call: function, args and kwargs, once they are loaded.
         emit: sends log records home, at once.
+        at_end: called, last first, when the function has ended.
         children: of the runs that began and ended inside of this attempt, their descriptions.
         run: the run that stands for the driver's, made by Penstock's own code when it is asked.
     """
 
-    __slots__ = ("call", "children", "emit", "own", "protocol", "run", "shared")
+    __slots__ = ("at_end", "call", "children", "emit", "own", "protocol", "run", "shared")
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Here:
         self.own = own
         self.emit = emit
         self.call: tuple[Any, tuple[Any, ...], Mapping[str, Any]] | None = None
+        self.at_end: list[Callable[[], object]] = []
         self.children: list[tuple[Any, ...]] = []
         self.run: Any = None
 

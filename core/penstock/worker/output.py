@@ -90,8 +90,10 @@ class Forwarding(logging.Handler):
                 root.addHandler(self)
             for name, level in levels.items():
                 logger = logging.getLogger(name or None)
-                if is_own_process or logger.level == logging.NOTSET or (
-                    logger is root and level < root.level
+                if (
+                    is_own_process
+                    or logger.level == logging.NOTSET
+                    or (logger is root and level < root.level)
                 ):
                     logger.setLevel(level)
             self._levels_of = levels

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Packing",
-    "Pickler", 
+    "Pickler",
     "dumps",
     "import_function",
     "load",
@@ -54,6 +54,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
     """Knows how a context variable crosses, which a function may well refer to."""
 
     def reducer_override(self, obj: Any) -> Any:
+        """Return how to pickle an object, as `pickle.Pickler` has it."""
         if type(obj) is ContextVar:
             return variables.reduce(obj)
         return super().reducer_override(obj)
@@ -109,9 +110,7 @@ def load_call(payload: Any, buffers: Sequence[Any]) -> tuple[tuple[Any, ...], di
     return call
 
 
-def _dump_plain(
-    value: Any, by_value: Sequence[bytes]
-) -> tuple[bytes, list[memoryview]] | None:
+def _dump_plain(value: Any, by_value: Sequence[bytes]) -> tuple[bytes, list[memoryview]] | None:
     if cloudpickle.list_registry_pickle_by_value():
         return None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import pickle
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
@@ -65,11 +66,12 @@ def _run(here: Here, load: Load, variables: bytes | None) -> Ending:
             for variable, value in loading("context variables", pickle.loads, variables):
                 variable.set(value)
         here.call = fn, args, kwargs = load()
-        if here.shared.get("log_prints"):
-            with captured(print_to_log):
+        try:
+            with captured(print_to_log) if here.shared.get("log_prints") else _NO_CAPTURE:
                 value = call_to_end(fn, args, kwargs)
-        else:
-            value = call_to_end(fn, args, kwargs)
+        finally:
+            while here.at_end:
+                here.at_end.pop()()
         try:
             packed = packing.pack(value)
         except Exception:  # noqa: BLE001  (user code; the text has all that is worth knowing)
@@ -78,6 +80,9 @@ def _run(here: Here, load: Load, variables: bytes | None) -> Ending:
         return Ending(RAISED, errors.pack_error(error), [], _children(here), error)
     how = INLINE if packed.is_inline else PACKED
     return Ending(how, packed.payload, packed.buffers, _children(here), None)
+
+
+_NO_CAPTURE: Final = contextlib.nullcontext()
 
 
 def _children(here: Here) -> bytes | None:

@@ -208,7 +208,6 @@ class _Worker:
             return fn, args, kwargs
 
         ending = running.run(here, load, variables)
-        del buffers, load
         self._leave_if_forked(ending.error)
         packed, parts = ending.payload, ending.buffers
         if ending.how == running.RAISED and _size(packed) > packing.LARGE_BYTES:
@@ -217,7 +216,7 @@ class _Worker:
         head = (frames.DONE, number, ending.how, packed, began, now - began, ending.children)
         self._outbox.note(head, parts)
 
-    def _loaded(self, number: int, load: Callable[[bytes], Any]) -> Any:
+    def _loaded(self, number: int, load: Callable[[Any], Any]) -> Any:
         found = self._parcels[number]
         if type(found) is bytearray:
             found = self._parcels[number] = load(found)

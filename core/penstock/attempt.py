@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Attempt",
-    "Constants",
     "Environment",
     "KeptResult",
     "Outcome",
     "OutcomeKind",
     "Packed",
     "RemoteError",
+    "Siblings",
     "run_here",
 ]
 
@@ -42,19 +42,20 @@ class Environment(NamedTuple):
     """The pickle of context variables and their values."""
 
 
-class Constants:
-    """Marks arguments that are the same in all attempts that carry this very object.
-
-    As those of one `.map()` are that are not mapped over. A worker elsewhere may get them once.
+class Siblings:
+    """What attempts of one `.map()` have in common: all of them carry this very object.
 
     Attributes:
-        places: by position, or by name.
+        constants: the places, by position or name, of arguments that are the same in all of them.
+            A worker elsewhere may get these once.
+        chunk: how many of them to send together; 0 leaves that to the runner.
     """
 
-    __slots__ = ("__weakref__", "places")
+    __slots__ = ("__weakref__", "chunk", "constants")
 
-    def __init__(self, places: tuple[int | str, ...]) -> None:
-        self.places: tuple[int | str, ...] = places
+    def __init__(self, constants: tuple[int | str, ...] = (), chunk: int = 0) -> None:
+        self.constants: tuple[int | str, ...] = constants
+        self.chunk: int = chunk
 
 
 class Attempt(NamedTuple):
@@ -83,10 +84,8 @@ class Attempt(NamedTuple):
     """What it needs of what workers have; such an attempt shares its worker with no other."""
     workers: tuple[str, ...] = ()
     """Where it may run, if not anywhere."""
-    constants: Constants | None = None
-    """Which arguments are the same in many attempts, for workers elsewhere."""
-    chunk: int = 0
-    """How many of its kind to send together; 0 leaves that to the runner."""
+    siblings: Siblings | None = None
+    """The `.map()` it is part of, for workers elsewhere."""
     has_deadline: bool = False
     """`Started` is needed soon after the begin, as a time limit counts from there."""
     result_on: Literal["auto", "driver", "cluster"] = "auto"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-__all__ = ["ByValue", "is_importable"]
+__all__ = ["ByValue", "is_by_value", "is_importable"]
 
 _registry_lock = threading.RLock()
 _COMMON_PREFIX: Final = "_penstock_"
@@ -78,6 +78,11 @@ class ByValue:
             while self._registered:
                 cloudpickle.unregister_pickle_by_value(self._registered.pop())
         _registry_lock.release()
+
+
+def is_by_value(module: str) -> bool:
+    """Whether what a module defines is pickled by value just now."""
+    return module == "__main__" or _is_within(module, cloudpickle.list_registry_pickle_by_value())
 
 
 def _is_within(module: str, names: Any) -> bool:

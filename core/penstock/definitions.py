@@ -8,11 +8,13 @@ import inspect
 import types
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar, cast
 
+from penstock.by_value import is_by_value
 from penstock.engine.arguments import compile_binder
 from penstock.exceptions import DefinitionError, ReservedArgumentError
 from penstock.hooks import adapt_hook, adapt_state_handler, as_callables
 from penstock.names import RunName, compile_run_name
 from penstock.options import HOOK_OPTIONS, checked_options
+from penstock.worker.packing import look_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -150,6 +152,24 @@ class Definition(Generic[P, R_co]):
             return run_name
         return lambda parameters: run_name({**parameters.get(rest, {}), **parameters})
 
+    # --- to other processes ------------------------------------------------------------
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Pickle by name where another process can import it, else by function and options.
+
+        A copy knows no task runner: in a worker elsewhere its runs happen there.
+        """
+        if self._unbound is not None:
+            return getattr, (self._instance, self.fn.__name__)
+        module, name = self.__module__, cast("Any", self).__qualname__
+        if not is_by_value(module) and look_up(module, name) is self:
+            return cast("str", name)
+        options = {name: value for name, value in self.options.items() if name != "task_runner"}
+        for option, state_type in HOOK_OPTIONS.items():
+            if state_type in self._hooks:
+                options[option] = list(self._hooks[state_type])
+        return _made_again, (type(self), self._descriptor or self.fn, options)
+
     # --- methods -----------------------------------------------------------------------
 
     def __get__(self, instance: Any, owner: type | None = None) -> Self:
@@ -230,6 +250,10 @@ class Definition(Generic[P, R_co]):
         """Call `fn` when a run was ended by an outside cause. A decorator."""
         self._add_hook("on_crashed", HOOK_OPTIONS["on_crashed"], fn)
         return fn
+
+
+def _made_again(kind: type[Definition[Any, Any]], fn: Any, options: dict[str, Any]) -> Any:
+    return kind(fn, **options)
 
 
 class _NotBound:

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from penstock.annotations import Annotation, allow_failure
+from penstock.attempt import Siblings
 from penstock.exceptions import MappingLengthMismatch, MappingMissingIterable
 from penstock.futures import PenstockFuture, PenstockFutureList, wait
 from penstock.options import OnError
 from penstock.runs import MapGroup
+from penstock.worker import packing
 
 if TYPE_CHECKING:
     from penstock.runs import FlowRun, TaskRun
@@ -33,6 +35,7 @@ def map_runs(
     wait_for: Any,
     on_error: str,
     max_in_flight: int | None,
+    chunk: object,
 ) -> PenstockFutureList[Any]:
     """Submit a task for each item; see `Task.map`."""
     if on_error not in get_args(OnError):
@@ -40,7 +43,10 @@ def map_runs(
     most: object = max_in_flight
     if most is not None and (not isinstance(most, int) or most < 1):
         raise ValueError(f"max_in_flight is a whole number >= 1, not {max_in_flight!r}")
-    call = MappedCall(task, args, kwargs, wait_for, MapGroup(on_error))
+    size = 0 if chunk == "auto" else chunk
+    if not isinstance(size, int) or isinstance(size, bool) or (size < 1 and chunk != "auto"):
+        raise ValueError(f'chunk is a whole number >= 1 or "auto", not {chunk!r}')
+    call = MappedCall(task, args, kwargs, wait_for, MapGroup(on_error), size)
     if call.futures:
         return DeferredFutureList(call)
     if call.is_stream:
@@ -58,6 +64,7 @@ class MappedCall:
         kwargs: Mapping[str, Any],
         wait_for: Any,
         group: MapGroup,
+        chunk: int,
     ) -> None:
         self.task = task
         self.wait_for = wait_for
@@ -94,6 +101,12 @@ class MappedCall:
                 self.futures.append(value)
             elif isinstance(value, DeferredFutureList) and not value.is_expanded:
                 self.futures.extend(value.origins)
+        fixed = tuple(
+            place
+            for place, value in places
+            if place not in self.mapped and not packing.is_small_scalar(value)
+        )
+        self.siblings = Siblings(fixed, chunk) if fixed or chunk else None
         self.is_stream: bool = any(isinstance(value, Iterator) for value in self.mapped.values())
 
     def submit_all(self) -> list[PenstockFuture[Any]]:
@@ -126,10 +139,11 @@ class MappedCall:
             else:
                 kwargs[place] = value
         index, self.count = self.count, self.count + 1
-        group = self.group
+        group, siblings = self.group, self.siblings
 
         def prepare(run: TaskRun) -> None:
             run.map_index = index
+            run.siblings = siblings
             if group.on_error != "continue":
                 run.group = group
                 group.runs.append(run)

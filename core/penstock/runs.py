@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
     from contextvars import ContextVar
 
-    from penstock.attempt import Constants
+    from penstock.attempt import Siblings
     from penstock.engine.lineage import Ledger
     from penstock.futures import PenstockFuture
     from penstock.retries import RetryPolicy
@@ -93,8 +93,6 @@ class Plan:
     """What an attempt needs of what workers have."""
     workers: tuple[str, ...] = ()
     """Where attempts may run, if not anywhere."""
-    chunk: int = 0
-    """How many runs go to a worker together; 0 leaves that to the runner."""
     result_on: Literal["auto", "driver", "cluster"] = "auto"
     """Where results are to be, for a runner that can leave them with its workers."""
     refusal: str = ""
@@ -139,7 +137,6 @@ class Run:
         "cancel_reason",
         "cancel_requested",
         "children",
-        "constants",
         "context",
         "dependents",
         "depth",
@@ -155,6 +152,7 @@ class Run:
         "priority",
         "run_count",
         "seen",
+        "siblings",
         "starting",
         "state",
         "upstream",
@@ -202,7 +200,7 @@ class Run:
         self.cancel_requested: bool = False
         self.cancel_reason: str | None = None
         self.children: list[Run] | None = None
-        self.constants: Constants | None = None
+        self.siblings: Siblings | None = None
         self.context: contextvars.Context | None = None
         self.life: Generator[Any, Any, State[Any]] | None = None
         self._id: uuid.UUID | None = None
@@ -273,7 +271,7 @@ class Run:
     def forget_inputs(self) -> None:
         """Let go of what only a run that is not over needs."""
         self.args = _FORGOTTEN
-        self.constants = None
+        self.siblings = None
         self.kwargs = _NO_ARGUMENTS
         self.context = None
         self.life = None

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from penstock.attempt import (
     Attempt,
-    Constants,
     Environment,
     KeptResult,
     Outcome,
     OutcomeKind,
     Packed,
     RemoteError,
+    Siblings,
 )
 from penstock.exceptions import TaskRunnerNotFound
 
@@ -33,7 +33,6 @@ __all__ = [
     "Attempt",
     "Broken",
     "Capabilities",
-    "Constants",
     "Environment",
     "Event",
     "KeptResult",
@@ -42,6 +41,7 @@ __all__ = [
     "Output",
     "Packed",
     "RemoteError",
+    "Siblings",
     "SlotsChanged",
     "Started",
     "TaskRunner",

@@ -324,6 +324,7 @@ class Task(Definition[P, R_co]):
         wait_for: Any = None,
         on_error: OnError = "continue",
         max_in_flight: int | None = None,
+        chunk: int | Literal["auto"] = "auto",
         **kwargs: Any,
     ) -> PenstockFutureList[T]: ...
     @overload
@@ -333,6 +334,7 @@ class Task(Definition[P, R_co]):
         wait_for: Any = None,
         on_error: OnError = "continue",
         max_in_flight: int | None = None,
+        chunk: int | Literal["auto"] = "auto",
         **kwargs: Any,
     ) -> PenstockFutureList[R_co]: ...
     def map(
@@ -341,6 +343,7 @@ class Task(Definition[P, R_co]):
         wait_for: Any = None,
         on_error: OnError = "continue",
         max_in_flight: int | None = None,
+        chunk: int | Literal["auto"] = "auto",
         return_state: bool = False,
         **kwargs: Any,
     ) -> Any:
@@ -358,6 +361,8 @@ class Task(Definition[P, R_co]):
                 cancels those that have not begun; ``fail_fast`` stops those that run, too.
             max_in_flight: how many items of an iterator to run ahead of the consumer; four for
                 each slot of the runner by default.
+            chunk: how many items to send to a worker elsewhere together; by default as many as
+                make the sending cheap. Each item has its own states, retries and log lines.
             return_state: wait, and return a list of final states.
             **kwargs: as `args`.
 
@@ -365,7 +370,7 @@ class Task(Definition[P, R_co]):
             MappingLengthMismatch: iterables of unequal lengths.
             MappingMissingIterable: nothing to map over.
         """
-        futures = map_runs(self, args, kwargs, wait_for, on_error, max_in_flight)
+        futures = map_runs(self, args, kwargs, wait_for, on_error, max_in_flight, chunk)
         if return_state:
             futures.wait()
             return [future.state for future in futures]

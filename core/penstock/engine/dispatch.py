@@ -264,8 +264,7 @@ class Dispatcher:
                 environment,
                 plan.resources,
                 plan.workers,
-                run.constants,
-                plan.chunk,
+                run.siblings,
                 plan.timeout_seconds is not None,
                 plan.result_on,
             )

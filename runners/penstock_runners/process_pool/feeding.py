@@ -118,13 +118,14 @@ class Feeder:
             if job is None:
                 break
             attempt = job.attempt
+            chunk = 0 if attempt.siblings is None else attempt.siblings.chunk
             if attempt.fn is not fn or known is None:  # else it was looked at just now
                 fn = attempt.fn
                 known = self._function_of(job)
                 if known is None:
                     continue
             function, pace = known
-            alone = pace.travels_alone or bool(attempt.resources)
+            alone = (pace.travels_alone and not chunk) or bool(attempt.resources)
             if (alone and (jobs or is_busy)) or (client is not None and client is not job.client):
                 self._queue.push_front(job)
                 break
@@ -155,7 +156,10 @@ class Feeder:
             )
             buffers += packing.buffers
             jobs.append(job)
-            seconds += job.estimate_seconds
+            if chunk:  # the user has said how many, whatever they take
+                most = max(most, chunk) if len(jobs) < chunk else len(jobs)
+            else:
+                seconds += job.estimate_seconds
             nbytes += packing.nbytes
             if alone:
                 worker.has_slow = True
@@ -175,7 +179,7 @@ class Feeder:
         """Return the arguments, places that constants belong in, and the parcels of these."""
         attempt = job.attempt
         try:
-            if attempt.constants is None:
+            if attempt.siblings is None or not attempt.siblings.constants:
                 args, kwargs = attempt.args, attempt.kwargs
                 return pack_call(attempt.fn, args, kwargs, self._parcels.by_value), (), []
             return self._pack_beside_constants(attempt)
@@ -190,8 +194,8 @@ class Feeder:
         kwargs = dict(attempt.kwargs)
         places: list[tuple[int | str, int]] = []
         parcels: list[Parcel] = []
-        assert attempt.constants is not None
-        for place in attempt.constants.places:
+        assert attempt.siblings is not None
+        for place in attempt.siblings.constants:
             parcel = self._parcels.constant(attempt, place)
             if parcel is None:
                 continue

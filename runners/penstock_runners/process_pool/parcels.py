@@ -96,7 +96,7 @@ class ParcelStore:
         value = attempt.args[place] if isinstance(place, int) else attempt.kwargs[place]
         if is_small_scalar(value):
             return None
-        marks = attempt.constants
+        marks = attempt.siblings
         known = self._constants.get(id(marks))
         if known is None:
             known = self._constants[id(marks)] = {}

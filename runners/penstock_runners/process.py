@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import cloudpickle
-import loky
 
+from penstock.cpus import usable_cpus
 from penstock.task_runners import Capabilities, TaskRunner
 from penstock_runners.process_pool import culprit
 from penstock_runners.process_pool.crew import Plan
@@ -68,7 +68,7 @@ class ProcessPoolTaskRunner(TaskRunner):
         max_tasks_per_worker: int | None = None,
     ) -> None:
         if max_workers is None:
-            max_workers = loky.cpu_count()
+            max_workers = usable_cpus()
         self.max_workers = _positive("max_workers", max_workers)
         if max_tasks_per_worker is not None:
             _positive("max_tasks_per_worker", max_tasks_per_worker)
@@ -160,7 +160,7 @@ class ProcessPoolTaskRunner(TaskRunner):
 
         Their numerical libraries share the CPUs, unless the user has said how many threads.
         """
-        threads = str(max(1, loky.cpu_count() // self.max_workers))
+        threads = str(max(1, usable_cpus() // self.max_workers))
         return {name: threads for name in BLAS_THREADS if name not in os.environ} | self.env
 
     def _pack_initializer(self) -> bytes | None:

@@ -6,6 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from penstock.cpus import usable_cpus
 from penstock.task_runners import Capabilities, TaskRunner
 from penstock_runners.thread_loop import EventLoopThread
 from penstock_runners.thread_workers import AbandonedThreads, WorkerThreads
@@ -183,13 +184,6 @@ class _Live:
             self.workers.stop_all(deadline)
             if self.loop is not None:
                 self.loop.end(max(0.0, deadline - time.monotonic()) + SECONDS_TO_STOP)
-
-
-def usable_cpus() -> int:
-    """How many CPUs this process may use, which in a container is not what the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _positive(name: str, value: int) -> int:

@@ -13,7 +13,9 @@ from penstock.cpus import usable_cpus
 from penstock.task_runners import Capabilities, TaskRunner
 from penstock_runners.process_pool import culprit
 from penstock_runners.process_pool.crew import Plan
+from penstock_runners.process_pool.memory import resident_bytes
 from penstock_runners.process_pool.registry import POOLS
+from penstock_runners.process_pool.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +54,9 @@ class ProcessPoolTaskRunner(TaskRunner):
         initargs: its arguments.
         env: environment variables of the workers, set before anything is imported there.
         max_tasks_per_worker: after so many attempts a worker is replaced, against leaks.
+        worker_memory_limit: the resident memory a worker may use, such as ``"2GB"``, or a number of
+            bytes. One that uses more is replaced when its attempt has ended, and killed with the
+            attempt if that goes on for more than a moment.
     """
 
     capabilities = Capabilities(isolation="process", kill="hard", pickles=True, keeps_warm=True)
@@ -66,6 +71,7 @@ class ProcessPoolTaskRunner(TaskRunner):
         initargs: Sequence[Any] = (),
         env: Mapping[str, str] | None = None,
         max_tasks_per_worker: int | None = None,
+        worker_memory_limit: int | str | None = None,
     ) -> None:
         if max_workers is None:
             max_workers = usable_cpus()
@@ -75,6 +81,14 @@ class ProcessPoolTaskRunner(TaskRunner):
         if initializer is not None and not callable(initializer):
             raise ValueError(f"initializer must be a function, not {initializer!r}")
         self.max_tasks_per_worker = max_tasks_per_worker
+        self.worker_memory_limit: int | None = None
+        if worker_memory_limit is not None:
+            self.worker_memory_limit = parse_size("worker_memory_limit", worker_memory_limit)
+            if resident_bytes(os.getpid()) is None:
+                raise ValueError(
+                    "worker_memory_limit cannot be kept here: this system has no /proc that tells "
+                    "how much memory a process uses"
+                )
         self.initializer = initializer
         self.initargs = tuple(initargs)
         self.env = {str(name): str(value) for name, value in (env or {}).items()}
@@ -114,6 +128,7 @@ class ProcessPoolTaskRunner(TaskRunner):
             self.max_tasks_per_worker,
             _surroundings(),
             self.warm_seconds,
+            self.worker_memory_limit,
         )
         self._lease = POOLS.lease(plan, report, self)
 

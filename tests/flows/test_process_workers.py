@@ -17,8 +17,9 @@ from penstock_runners.process import ProcessPoolTaskRunner
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from penstock.states import State
     from tests.flows.conftest import Log
+
+    from penstock.states import State
 
 
 class ColdProcessPoolTaskRunner(ProcessPoolTaskRunner):

@@ -15,7 +15,8 @@ from penstock_runners.process_pool import culprit
 from penstock_runners.process_pool.crew import Plan
 from penstock_runners.process_pool.memory import resident_bytes
 from penstock_runners.process_pool.registry import POOLS
-from penstock_runners.process_pool.sizes import parse_size
+from penstock_runners.process_pool.sizes import format_size, parse_size
+from penstock_runners.thread_variables import describe_share, variables_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,16 +29,6 @@ __all__ = ["ProcessPoolTaskRunner"]
 
 ATTEMPTS_PER_SLOT: Final = 256
 """Taken ahead for each slot: as many as a batch can hold."""
-
-BLAS_THREADS: Final = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
 
 
 class ProcessPoolTaskRunner(TaskRunner):
@@ -132,6 +123,14 @@ class ProcessPoolTaskRunner(TaskRunner):
         )
         self._lease = POOLS.lease(plan, report, self)
 
+    def summary(self) -> str:
+        """Return how many processes there are, and what each may use."""
+        processes = f"{self.max_workers} process{'' if self.max_workers == 1 else 'es'}"
+        parts = [processes, describe_share(self.max_workers, os.environ | self.env)]
+        if self.worker_memory_limit is not None:
+            parts.append(f"at most {format_size(self.worker_memory_limit)} each")
+        return ", ".join(parts)
+
     def slots(self) -> int:
         """How many attempts can run at once."""
         return self.max_workers
@@ -175,8 +174,7 @@ class ProcessPoolTaskRunner(TaskRunner):
 
         Their numerical libraries share the CPUs, unless the user has said how many threads.
         """
-        threads = str(max(1, usable_cpus() // self.max_workers))
-        return {name: threads for name in BLAS_THREADS if name not in os.environ} | self.env
+        return variables_for(self.max_workers, os.environ | self.env) | self.env
 
     def _pack_initializer(self) -> bytes | None:
         if self.initializer is None:

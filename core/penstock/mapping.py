@@ -106,7 +106,7 @@ class MappedCall:
             for place, value in places
             if place not in self.mapped and not packing.is_small_scalar(value)
         )
-        self.siblings = Siblings(fixed, chunk) if fixed or chunk else None
+        self.siblings: Siblings | None = Siblings(fixed, chunk) if fixed or chunk else None
         self.is_stream: bool = any(isinstance(value, Iterator) for value in self.mapped.values())
 
     def submit_all(self) -> list[PenstockFuture[Any]]:

@@ -158,6 +158,11 @@ class TaskRunner(abc.ABC):
         """Return the runner that one root run will open: a copy, as this one may serve many."""
         return copy.copy(self)
 
+    def summary(self) -> str:
+        """Return one line on how it is configured, for the head of a run. Open or not."""
+        slots = self.slots()
+        return f"{type(self).__name__}, {slots} slot{'' if slots == 1 else 's'}"
+
     @abc.abstractmethod
     def open(self, report: Callable[[Event], None], options: Mapping[str, Any]) -> None:
         """Get ready to take attempts; start workers lazily.

@@ -21,6 +21,7 @@ HEAVY = (
     "pydantic",
     "rich",
     "sqlalchemy",
+    "threadpoolctl",
     "typer",
 )
 

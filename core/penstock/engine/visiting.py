@@ -34,7 +34,7 @@ class VisitingEngine(Engine):
 
     def __init__(self, here: Here) -> None:
         super().__init__(settings.Settings(**settings_of(here)))
-        self.sole_runner = NESTED_RUNNER
+        self.sole_runner: str | None = NESTED_RUNNER
         self._here = here
         here.at_end.append(self._end)
 

@@ -39,10 +39,10 @@ class Here:
         own: tuple[Any, ...],
         emit: Callable[[tuple[Any, ...]], None],
     ) -> None:
-        self.protocol = PROTOCOL
-        self.shared = shared
-        self.own = own
-        self.emit = emit
+        self.protocol: int = PROTOCOL
+        self.shared: Mapping[str, Any] = shared
+        self.own: tuple[Any, ...] = own
+        self.emit: Callable[[tuple[Any, ...]], None] = emit
         self.call: tuple[Any, tuple[Any, ...], Mapping[str, Any]] | None = None
         self.at_end: list[Callable[[], object]] = []
         self.children: list[tuple[Any, ...]] = []

@@ -71,6 +71,8 @@ class Capabilities:
     """Idle workers may outlive `close()` for a while, for the next runner of their kind."""
     elastic: bool = False
     """`slots()` changes while the runner is open."""
+    shares_workers: bool = False
+    """Workers belong to somebody else, and outlive the driver."""
     names_workers: bool = False
     """Attempts may say which workers they are for."""
     runs_in_caller: bool = False
@@ -269,6 +271,7 @@ def _class_named(name: str, spec: str) -> type[TaskRunner]:
 
 
 _LAZY = {
+    "DaskTaskRunner": "dask",
     "ProcessPoolTaskRunner": "process",
     "SequentialTaskRunner": "inline",
     "ThreadPoolTaskRunner": "thread",

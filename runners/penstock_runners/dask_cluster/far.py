@@ -211,9 +211,12 @@ class _Batch:
     def _run_call(self, call: tuple[Any, ...]) -> tuple[Any, ...]:
         number, function, payload, buffers, constants, surroundings, keep_from, start, count = call
         own_arguments = self._arguments[start : start + count]
-        shared, own, variables = ({}, (), None) if surroundings is None else surroundings
+        shared: Mapping[str, Any] = {}
+        own: tuple[Any, ...] = ()
+        variables: bytes | None = None
         if surroundings is not None:
-            shared = _opened(shared, marshal.loads)
+            digest, own, variables = surroundings
+            shared = _opened(digest, marshal.loads)
             forwarding.install(shared["levels"], is_own_process=False)
         here = Here(shared, own, self._sender_of_records(number))
 

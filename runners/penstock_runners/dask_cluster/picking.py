@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from penstock.attempt import Outcome
@@ -10,6 +9,7 @@ from penstock_runners.batching import most_in_batch
 from penstock_runners.dask_cluster.letters import BATCH_SECONDS, LostInputs, TooLargeForWorkers
 
 if TYPE_CHECKING:
+    import itertools
     from collections.abc import Callable
 
     from penstock.task_runners import Attempt

@@ -40,6 +40,8 @@ __all__ = ["Session"]
 _log = logging.getLogger("penstock.dask")
 
 TICK_SECONDS: Final = 0.25
+LOOK_SECONDS: Final = 1.0
+"""How often the scheduler is asked which workers there are."""
 ATTEMPTS_PER_SLOT: Final = 1024
 """Taken ahead for each slot, so that batches are full."""
 WARN_SECONDS: Final = 30.0
@@ -90,6 +92,7 @@ class Session:
         """What was sent, by the number of the call."""
         self._no_worker_since: float | None = None
         self._floor = 0
+        self._looked_at = 0.0
         self._broken: BaseException | None = None
         self._close_by: float | None = None
         self.taken = 0
@@ -186,6 +189,7 @@ class Session:
     def _look_around(self) -> None:
         if self._wire.is_lost:
             return
+        self._looked_at = time.monotonic()
         before = self._roster.slots
         self._roster.update(self._wire.workers())
         if self._roster.slots != before:
@@ -313,7 +317,7 @@ class Session:
         worker = batch.worker
         if answer.missing:
             worker.parcels.difference_update(answer.missing)
-            back = tuple(batch.calls)
+            back = list(batch.calls)
         else:
             worker.parcels.update(batch.parcels)
             back = answer.left
@@ -435,6 +439,8 @@ class Session:
             self._break(ConnectionError(SCHEDULER_LOST))
             return
         self._post.sweep()
+        if now - self._looked_at > LOOK_SECONDS:  # at what no event has told of, a status, say
+            self._look_around()
         if len(self._roster) or not self._open:
             self._no_worker_since = None
         elif self._no_worker_since is None:

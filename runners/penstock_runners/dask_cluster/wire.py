@@ -94,9 +94,8 @@ class Wire:
 
     def workers(self) -> Mapping[str, Mapping[str, Any]]:
         """Return what the scheduler says of its workers."""
-        found: Mapping[str, Mapping[str, Any]] = self._client.scheduler_info(n_workers=-1)[
-            "workers"
-        ]
+        info: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)
+        found: Mapping[str, Mapping[str, Any]] = info["workers"]
         return found
 
     def send(
@@ -143,7 +142,7 @@ class Wire:
 
         A future alone would not tell the scheduler; this message of the client's own does.
         """
-        futures = [distributed.Future(key, self._client) for key in keys]
+        futures: list[Any] = [distributed.Future(key, self._client) for key in keys]
         message = {"op": "client-desires-keys", "keys": list(keys), "client": self._client.id}
         self._client._send_to_scheduler(message)
         return futures

@@ -259,7 +259,7 @@ class Flow(Definition[P, R_co]):
             engine = parent.engine
         seen = look_through(parameters, around, wait_for)
         if seen is None and self._checks_parameters:
-            args, kwargs = self._check.arguments(args, kwargs, parameters)
+            args, kwargs = self._check.arguments(args, kwargs, parameters, self.signature)
         plan = self.plan(now, around, TAGS.get())
         run = FlowRun(plan, engine, around, parent, args, kwargs, engine.clock.time(), names.slug())
         if seen is not None:

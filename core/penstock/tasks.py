@@ -368,7 +368,7 @@ class Task(Definition[P, R_co]):
         if plan is None:
             plan = plans[key] = planned.plan(engine.settings, flow_run, engine, tags)
         if planned is not self:  # not kept: each access to a method makes a bound task
-            plan = dataclasses.replace(plan, subject=self)
+            plan = dataclasses.replace(plan, subject=self, run_name=self._run_name)
         number = -1
         if flow_run is not None:
             counter = flow_run.counters.get(plan.name)

@@ -26,7 +26,7 @@ from penstock import names, settings
 from penstock.context import CURRENT, TAGS, require_flow_run
 from penstock.definitions import Definition
 from penstock.engine import interrupts
-from penstock.engine.arguments import look_through, put_values
+from penstock.engine.arguments import look_through, prerequisites, put_values, tolerated
 from penstock.engine.async_direct import drive_async
 from penstock.engine.direct import drive
 from penstock.engine.driver import Engine
@@ -257,6 +257,7 @@ class Flow(Definition[P, R_co]):
             engine = Engine(now, tag_limits={**now.tag_limits, **(limits or {})})
         else:
             engine = parent.engine
+        wait_for = prerequisites(wait_for)
         seen = look_through(parameters, around, wait_for)
         if seen is None and self._checks_parameters:
             args, kwargs = self._check.arguments(args, kwargs, parameters, self.signature)
@@ -267,6 +268,8 @@ class Flow(Definition[P, R_co]):
             if has_marks and not run.upstream:
                 run.args = tuple(put_values(value) for value in args)
                 run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
+            if wait_for is not None:
+                run.tolerates = frozenset(tolerated(wait_for))
         run.ledger = Ledger()
         level = level_number(now.logging_task_created_level)
         run.creation_level = level

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from penstock.annotations import Annotation, allow_failure
+from penstock.engine.arguments import prerequisites
 from penstock.exceptions import MappingLengthMismatch, MappingMissingIterable
 from penstock.futures import PenstockFuture, PenstockFutureList, wait
 from penstock.options import OnError
@@ -60,7 +61,7 @@ class MappedCall:
         group: MapGroup,
     ) -> None:
         self.task = task
-        self.wait_for = wait_for
+        self.wait_for = prerequisites(wait_for)
         self.group = group
         self.args: list[Any] = list(args)
         self.kwargs: dict[str, Any] = dict(kwargs)

@@ -106,6 +106,7 @@ class Run:
         run_count: how many attempts have begun.
         parent: the run whose code made this one, or None.
         flow_run: the flow run it belongs to, or None.
+        tolerates: runs in its `wait_for` that may have failed: they stand under `allow_failure`.
         starting: the state to enter when the attempt at hand begins.
         hook_errors: how many of its hooks raised.
         interrupt: what ended a direct call from outside (Ctrl-C, `SystemExit`, a cancelled
@@ -140,6 +141,7 @@ class Run:
         "seen",
         "starting",
         "state",
+        "tolerates",
         "upstream",
         "waiters",
         "waits_on",
@@ -178,6 +180,7 @@ class Run:
         self.interrupt: BaseException | None = None
         self.starting: State[Any] | None = None
         self.upstream: Sequence[Run] = ()
+        self.tolerates: frozenset[Run] = frozenset()
         self.dependents: list[TaskRun | FlowRun] | None = None
         self.waiters: list[Waiter] | None = None
         self.callbacks: list[Callable[..., object]] | None = None

@@ -40,7 +40,7 @@ from penstock.logging import configure, level_number, run_logger
 from penstock.options import FlowOptions, checked_tags, checked_timeout
 from penstock.parameters import ParameterCheck
 from penstock.retries import RetryPolicy
-from penstock.runner_choice import carrier_for, choose, describe
+from penstock.runner_choice import carrier_for, choose, describe, handle_for
 from penstock.runs import FlowRun, Plan
 from penstock.states import State, StateType
 
@@ -194,6 +194,7 @@ class Flow(Definition[P, R_co]):
 
         Raises:
             TypeError: the function cannot be called like this; no run has begun.
+            TaskRunnerNotFound: its task runner cannot be had; no run has begun.
             UnobservedFailureError: runs inside failed, and nobody looked at them.
             BaseException: whatever the function raised in its last attempt, untouched.
         """
@@ -279,6 +280,7 @@ class Flow(Definition[P, R_co]):
             run.task_runner, run.runner_reason = around.task_runner, "that of the flow around it"
         else:
             run.task_runner, run.runner_reason = choice
+        handle_for(None, run, engine)  # a runner that cannot be had is refused before there is work
         if is_submitted:
             run.plan = dataclasses.replace(plan, runner=carrier_for(around, engine))
         engine.count_in(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import keyword
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from penstock.annotations import Annotation, allow_failure, opaque, quote
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
     from penstock.engine.lineage import Ledger
     from penstock.runs import FlowRun, Run
 
-__all__ = ["compile_binder", "find_runs", "look_through", "put_values", "upstream_problem"]
+__all__ = [
+    "compile_binder",
+    "find_runs",
+    "look_through",
+    "prerequisites",
+    "put_values",
+    "tolerated",
+    "upstream_problem",
+]
 
 _PREFIXES: dict[Any, str] = {
     inspect.Parameter.VAR_POSITIONAL: "*",
@@ -135,6 +144,11 @@ def look_through(
     return upstream, inputs, has_marks
 
 
+def prerequisites(wait_for: Any) -> Any:
+    """Return `wait_for` as something that can be gone through more than once."""
+    return list(wait_for) if isinstance(wait_for, Iterator) else wait_for
+
+
 def tolerated(value: Any, seen: set[int] | None = None) -> set[Run]:
     """Return the runs that stand under `allow_failure` in a value."""
     if isinstance(value, allow_failure):
@@ -201,6 +215,7 @@ def upstream_problem(run: Run, tolerate: set[Run]) -> State[Any] | None:
 
     A failed input is a failure of this run, too; a cancelled one cancels it (`spec.md`, D5).
     """
+    tolerate = tolerate | run.tolerates
     cancelled: Sequence[Run] = [
         each
         for each in run.upstream

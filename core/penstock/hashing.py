@@ -32,7 +32,7 @@ from penstock.plain_forms import NoStableHashError, full_name
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = ["argument_hashes", "hash_arguments", "stable_hash"]
+__all__ = ["argument_hashes", "hash_arguments", "parameter_hashes", "stable_hash"]
 
 _FORMAT = b"penstock.hash.2\n"  # a change of the format must change this, and so every key
 
@@ -45,7 +45,7 @@ def stable_hash(value: object) -> str:
     Raises:
         UnhashableInputError: part of the value has none; the message says where it is.
     """
-    return _hash(value, "the value", "INPUTS - 'its name'")
+    return _hash(value, "the value", "leave the argument out of the key (INPUTS - 'its name')")
 
 
 def argument_hashes(
@@ -53,9 +53,22 @@ def argument_hashes(
 ) -> dict[str, str]:
     """Hash a call's arguments one by one, sorted by name; errors name the argument."""
     return {
-        name: _hash(arguments[name], f"argument {name!r}", f"INPUTS - {name!r}")
+        name: _hash(
+            arguments[name],
+            f"argument {name!r}",
+            f"leave the argument out of the key (cache_policy=INPUTS - {name!r})",
+        )
         for name in sorted(arguments)
         if name not in without
+    }
+
+
+def parameter_hashes(parameters: Mapping[str, object]) -> dict[str, str]:
+    """Hash a flow's parameters one by one, sorted by name; errors name the parameter."""
+    way_out = "leave FLOW_PARAMETERS out of the cache policy"
+    return {
+        name: _hash(parameters[name], f"flow parameter {name!r}", way_out)
+        for name in sorted(parameters)
     }
 
 
@@ -64,11 +77,11 @@ def hash_arguments(arguments: Mapping[str, object]) -> str:
     return stable_hash(argument_hashes(arguments))
 
 
-def _hash(value: object, place: str, policy: str) -> str:
+def _hash(value: object, place: str, way_out: str) -> str:
     try:
         encoded = encode(value)
     except NoStableHashError as error:
-        raise UnhashableInputError(_reason(error, place, policy)) from None
+        raise UnhashableInputError(_reason(error, place, way_out)) from None
     except RecursionError:
         raise UnhashableInputError(
             f"{place} cannot be part of a cache key: it is nested too deeply"
@@ -76,11 +89,11 @@ def _hash(value: object, place: str, policy: str) -> str:
     return digest(_FORMAT + encoded).hex()
 
 
-def _reason(error: NoStableHashError, place: str, policy: str) -> str:
+def _reason(error: NoStableHashError, place: str, way_out: str) -> str:
     where = " -> ".join([place, *filter(None, reversed(error.steps))])
     advice = f" ({error.advice})" if error.advice else ""
     return (
         f"{where} cannot be part of a cache key: {full_name(error.type)} has no stable hash"
-        f"{advice}. Ways out: leave the argument out of the key (cache_policy={policy}), "
-        f"give {error.type.__name__} a method __stable_hash__(), or give the task a cache_key_fn."
+        f"{advice}. Ways out: {way_out}, give {error.type.__name__} a method __stable_hash__(), "
+        "or give the task a cache_key_fn."
     )

@@ -155,6 +155,12 @@ class Definition(Generic[P, R_co]):
             return run_name
         return lambda parameters: run_name({**parameters.get(rest, {}), **parameters})
 
+    def __copy__(self) -> Self:
+        """Return another of the same function and options; `__reduce__` is for other processes."""
+        copied = type(self).__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
     # --- to other processes ------------------------------------------------------------
 
     def __reduce__(self) -> str | tuple[Any, ...]:

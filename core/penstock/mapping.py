@@ -68,7 +68,7 @@ class MappedCall:
         chunk: int,
     ) -> None:
         self.task = task
-        self.wait_for = prerequisites(wait_for)
+        self.wait_for: Any = prerequisites(wait_for)
         self.group = group
         self.args: list[Any] = list(args)
         self.kwargs: dict[str, Any] = dict(kwargs)

@@ -3,6 +3,7 @@
 Importing it opens no file, socket, thread or database.
 """
 
+from penstock._version import __version__
 from penstock.annotations import allow_failure, opaque, quote, unmapped
 from penstock.context import tags
 from penstock.flows import Flow, flow
@@ -19,8 +20,6 @@ from penstock.pausing import (
 from penstock.states import State
 from penstock.tasks import Task, task
 from penstock.unsupported import adeploy, aserve, deploy, get_client, serve
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Flow",

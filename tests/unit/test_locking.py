@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from penstock.locking import FileLockManager, LockManager, MemoryLockManager
+from penstock.locking import FileLockManager, LockManager, MemoryLockManager, _advisory
 
 if TYPE_CHECKING:
     import pathlib
@@ -261,6 +261,30 @@ def test_two_managers_in_one_process_keep_each_other_out(tmp_path: pathlib.Path)
     assert one.try_lock("key", "holder")
     assert not two.try_lock("key", "holder")
     assert two.is_locked("key")
+
+
+def test_the_lock_of_a_file_that_is_gone_counts_for_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened while one holder had it, and locked when it had gone and the next had a new file."""
+    first, second, late = (FileLockManager(tmp_path) for _ in range(3))
+    first.try_lock("key", "first")
+    really_take = _advisory.take
+    handles: list[int] = []
+
+    def take(handle: int) -> bool:
+        handles.append(handle)
+        if len(handles) == 1:
+            first.release_lock("key", "first")
+            assert second.try_lock("key", "second")
+        return really_take(handle)
+
+    monkeypatch.setattr(_advisory, "take", take)
+    assert not late.try_lock("key", "late")
+    assert second.is_lock_holder("key", "second")
+    assert late.is_locked("key")
+    second.release_lock("key", "second")
+    assert late.try_lock("key", "late")
 
 
 def test_a_manager_travels_without_its_locks(tmp_path: pathlib.Path) -> None:

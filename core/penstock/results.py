@@ -16,6 +16,7 @@ holds the key's lock meanwhile (`locking`).
 
 from __future__ import annotations
 
+import copy
 import datetime
 import logging
 import platform
@@ -106,6 +107,12 @@ class ResultStore:
         self.serializer: Serializer = serializer_named(serializer)
         self.lock_manager: LockManager | None = lock_manager
         self._files = RecordFiles(files, signing_key, allow_shared_folder=allow_shared_folder)
+
+    def with_serializer(self, serializer: str | Serializer) -> ResultStore:
+        """Return a store of the same place that writes in another way."""
+        changed = copy.copy(self)
+        changed.serializer = serializer_named(serializer)
+        return changed
 
     # --- one record --------------------------------------------------------------------
 

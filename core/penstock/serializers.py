@@ -208,8 +208,8 @@ class CompressedSerializer(Serializer):
             )
         self.serializer: Serializer = serializer_named(serializer)
         self.compressionlib: CompressionName = compressionlib
-        self.name = _COMPRESSED + self.serializer.name
-        self.can_run_code = self.serializer.can_run_code
+        self.name: str = _COMPRESSED + self.serializer.name
+        self.can_run_code: bool = self.serializer.can_run_code
 
     def dumps(self, value: Any) -> bytes:
         """Serialize and compress."""

@@ -42,9 +42,10 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 _MAGIC = b"\x89PENREC\n"
 _FORMAT = 1
 _CHECKSUM, _SIGNATURE = 0, 1
-_head = struct.Struct("<8sBBIIQ32s")
+_HEAD = "<8sBBIIQ32s"
+_HEAD_SIZE = struct.calcsize(_HEAD)
 _SEAL_SIZE = 32
-_FIXED_SIZE = _head.size + _SEAL_SIZE
+_FIXED_SIZE = _HEAD_SIZE + _SEAL_SIZE
 _ALIGNMENT = 64  # as Arrow wants its buffers; numpy needs less
 
 
@@ -114,7 +115,9 @@ def pack(
     text = _metadata_text(metadata)
     text += b" " * (-(_FIXED_SIZE + len(lengths) + len(text)) % _ALIGNMENT)
     sealed_by = _CHECKSUM if signing_key is None else _SIGNATURE
-    head = _head.pack(_MAGIC, _FORMAT, sealed_by, len(views), len(text), size, digest.digest())
+    head = struct.pack(
+        _HEAD, _MAGIC, _FORMAT, sealed_by, len(views), len(text), size, digest.digest()
+    )
     return [head + _seal(head, lengths + text, signing_key) + lengths + text, *pieces]
 
 
@@ -188,8 +191,8 @@ def unpack(
 def _read_head(start: Buffer) -> _Head:
     if len(start) < _FIXED_SIZE:
         raise UnreadableRecordError(f"it is not whole: only {len(start)} bytes")
-    magic, version, sealed_by, part_count, metadata_size, payload_size, digest = _head.unpack_from(
-        start
+    magic, version, sealed_by, part_count, metadata_size, payload_size, digest = struct.unpack_from(
+        _HEAD, start
     )
     if magic != _MAGIC:
         raise UnreadableRecordError("it does not begin as a record does")
@@ -197,7 +200,7 @@ def _read_head(start: Buffer) -> _Head:
         raise UnreadableRecordError(
             f"it is of format {version}, and only {_FORMAT} is known here", is_damaged=False
         )
-    seal = bytes(start[_head.size : _FIXED_SIZE])
+    seal = bytes(start[_HEAD_SIZE:_FIXED_SIZE])
     return _Head(sealed_by, part_count, metadata_size, payload_size, digest, seal)
 
 
@@ -211,7 +214,7 @@ def _checked(head: _Head, start: Buffer, signing_key: bytes | None) -> RecordMet
     rest = view[_FIXED_SIZE : text_at + head.metadata_size]
     if rest.nbytes != 8 * head.part_count + head.metadata_size:
         raise UnreadableRecordError("it is not whole: it ends within its metadata")
-    if not hmac.compare_digest(_seal(view[: _head.size], rest, signing_key), head.seal):
+    if not hmac.compare_digest(_seal(view[:_HEAD_SIZE], rest, signing_key), head.seal):
         if signing_key is not None:
             raise UnreadableRecordError(
                 "its signature does not fit the key that is set here", is_damaged=False

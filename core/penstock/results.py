@@ -74,7 +74,8 @@ class Collected(NamedTuple):
 class ResultStore:
     """Values under keys.
 
-    Making one does no input or output. It can be pickled, and takes its signing key along.
+    Making one does no input or output. It can be pickled, and takes its signing key along, but not
+    its lock manager: who makes what is decided where the store was made.
 
     Args:
         filesystem: a folder, a URL, or a file system.
@@ -112,6 +113,7 @@ class ResultStore:
         """Return a store of the same place that writes in another way."""
         changed = copy.copy(self)
         changed.serializer = serializer_named(serializer)
+        changed.lock_manager = self.lock_manager
         return changed
 
     # --- one record --------------------------------------------------------------------
@@ -291,6 +293,9 @@ class ResultStore:
                 f"store, set to {own.name!r}, does not"
             )
         return reader
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "lock_manager": None}
 
     def __repr__(self) -> str:
         signed = ", signed" if self._files.signing_key is not None else ""

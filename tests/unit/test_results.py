@@ -9,14 +9,18 @@ import datetime
 import logging
 import os
 import stat
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import pytest
 
 from penstock import eviction, results
 from penstock.exceptions import UnsafeStorageError
 from penstock.filesystems import LocalFileSystem
+from penstock.locking import FileLockManager
 from penstock.results import ResultStore
 
 if TYPE_CHECKING:
@@ -181,3 +185,43 @@ def test_a_collection_clears_what_killed_writers_left_long_ago(tmp_path: pathlib
         os.utime(tmp_path / name, (moment, moment))
     store.collect()
     assert [path.name for path in tmp_path.iterdir()] == [".penstock-new"]
+
+
+# --- in workers ------------------------------------------------------------------------
+
+WORKER = """
+import pickle, sys
+class Without:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "penstock":
+            raise ImportError(name)
+sys.meta_path.insert(0, Without())
+work, store = pickle.load(sys.stdin.buffer)
+print(work(store))
+"""
+
+
+def test_a_store_works_by_value_in_a_worker_that_has_no_penstock(tmp_path: pathlib.Path) -> None:
+    """Law 6, for workers that write their large results themselves."""
+
+    def work(store: Any) -> Any:
+        store.write("key", [1, 2], run_name="far away")
+        return store.read("key").value
+
+    store = ResultStore(
+        tmp_path / "store", signing_key=b"secret", lock_manager=FileLockManager(tmp_path / "locks")
+    )
+    ours = [module for name, module in sys.modules.items() if name.partition(".")[0] == "penstock"]
+    mine = [*ours, sys.modules[__name__]]
+    for module in mine:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        order = cloudpickle.dumps((work, store))
+    finally:
+        for module in mine:
+            cloudpickle.unregister_pickle_by_value(module)
+    done = subprocess.run([sys.executable, "-c", WORKER], input=order, capture_output=True)
+    assert done.stdout.decode().strip() == "[1, 2]", done.stderr.decode()
+    record = store.read("key")
+    assert record is not None
+    assert record.metadata.run_name == "far away"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from penstock.filesystems import LocalFileSystem, RemoteFileSystem
-from penstock.locking import FileLockManager
+from penstock.locking import FileLockManager, MemoryLockManager
 from penstock.results import ResultStore
 from penstock.serializers import JSONSerializer
 from penstock.settings import temporary_settings
@@ -77,9 +77,11 @@ def test_a_relative_folder_is_that_of_the_present_working_directory(
 
 
 def test_a_store_is_taken_as_it_is(tmp_path: pathlib.Path) -> None:
-    store = ResultStore(tmp_path, signing_key=b"secret")
+    locks = MemoryLockManager()
+    store = ResultStore(tmp_path, signing_key=b"secret", lock_manager=locks)
     assert store_of(store) is store
     changed = store_of(store, JSONSerializer())
+    assert changed.lock_manager is locks
     assert changed.serializer.name == "json"
     assert store.serializer.name == "pickle"
     changed.write("key", 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import functools
 import posixpath
 import secrets
 import time
@@ -53,15 +52,19 @@ class RemoteFileSystem(FileSystem):
         self.basepath: str = basepath
         self.settings: dict[str, Any] = dict(settings or {})
         self._protocol = protocol
+        self._found: tuple[Any, str] | None = None
 
-    @functools.cached_property
+    @property
     def _opened(self) -> tuple[Any, str]:
         """The file system of fsspec, and the base as it calls it."""
+        if self._found is not None:
+            return self._found
         # Imported here since it takes 70 ms, and most programs keep their results on a disk.
         from fsspec.core import url_to_fs
 
         files, url = url_to_fs(self.basepath, **self.settings)
-        return files, str(files._strip_protocol(url)).rstrip("/")
+        self._found = (files, str(files._strip_protocol(url)).rstrip("/"))
+        return self._found
 
     def _full(self, path: str) -> str:
         _, base = self._opened
@@ -158,7 +161,7 @@ class RemoteFileSystem(FileSystem):
         return sum(self.delete_path(path) for path in left)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_opened"}
+        return {**vars(self), "_found": None}
 
     def __eq__(self, other: object) -> bool:
         return (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import pytest
 
-from penstock import eviction, results
+from penstock import eviction, results, serializers
 from penstock.exceptions import UnsafeStorageError
 from penstock.filesystems import LocalFileSystem
 from penstock.locking import FileLockManager
@@ -201,8 +201,13 @@ print(work(store))
 """
 
 
-def test_a_store_works_by_value_in_a_worker_that_has_no_penstock(tmp_path: pathlib.Path) -> None:
+def test_a_store_works_by_value_in_a_worker_that_has_no_penstock(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Law 6, for workers that write their large results themselves."""
+    # Serializers of the user's own travel along by name, and here those of other tests would.
+    known = {"pickle": serializers.PickleSerializer, "json": serializers.JSONSerializer}
+    monkeypatch.setattr(serializers, "_by_name", known)
 
     def work(store: Any) -> Any:
         store.write("key", [1, 2], run_name="far away")

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -35,3 +36,12 @@ def _reset_logging() -> None:
         logger.propagate = True
         logger.disabled = False
         logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def fresh_results(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Give each test a store of results of its own, which is made when something is stored."""
+    folder = tmp_path_factory.getbasetemp() / "results" / uuid.uuid4().hex
+    monkeypatch.setenv("PENSTOCK_RESULTS_LOCAL_STORAGE_PATH", str(folder))

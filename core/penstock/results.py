@@ -116,6 +116,12 @@ class ResultStore:
         changed.lock_manager = self.lock_manager
         return changed
 
+    def with_lock_manager(self, lock_manager: LockManager) -> ResultStore:
+        """Return a store of the same place with other locks."""
+        changed = copy.copy(self)
+        changed.lock_manager = lock_manager
+        return changed
+
     # --- one record --------------------------------------------------------------------
 
     def read(self, key: str, *, now: datetime.datetime | None = None) -> ResultRecord | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from penstock.attempt import Siblings
     from penstock.engine.lineage import Ledger
     from penstock.futures import PenstockFuture
+    from penstock.keeping import Keeping
     from penstock.retries import RetryPolicy
 
 __all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun"]
@@ -95,6 +96,8 @@ class Plan:
     """Where attempts may run, if not anywhere."""
     result_on: Literal["auto", "driver", "cluster"] = "auto"
     """Where results are to be, for a runner that can leave them with its workers."""
+    keeping: Keeping | None = None
+    """What is done with results; None is nothing."""
     refusal: str = ""
     """Why the runner cannot do what is asked; nothing may be submitted then."""
 
@@ -286,6 +289,10 @@ class Run:
                 # state instead of three and a list, which the collector need not go through.
                 self._history = (pending.at, running.at)
 
+    def open_history(self) -> None:
+        """Have the history ready for more than was kept of a run that is over."""
+        self._history = self.states
+
     def mark_seen(self) -> None:
         """Note that somebody looked at how this run ended, and so at what made it fail."""
         unseen: list[Run] = [self]  # no recursion: a chain of runs may be long
@@ -304,13 +311,24 @@ _FORGOTTEN: tuple[Any, ...] = ("the inputs of a run that is over",)
 
 
 class TaskRun(Run):
-    """One run of a task, with all its attempts."""
+    """One run of a task, with all its attempts.
+
+    Attributes:
+        key: of its result, where results are kept.
+        key_parts: what the key was made of, if the result was not there.
+        recalled: what became of the equal run that it waited for.
+        transaction: that of its result.
+    """
 
     __slots__ = (
         "group",
+        "key",
+        "key_parts",
         "map_index",
         "number",
+        "recalled",
         "task_inputs",
+        "transaction",
     )
 
     def __init__(
@@ -328,6 +346,10 @@ class TaskRun(Run):
         self.number: int = number
         self.group: MapGroup | None = None
         self.map_index: int | None = None
+        self.key: str | None = None
+        self.key_parts: Mapping[str, Any] | None = None
+        self.recalled: Any = None
+        self.transaction: Any = None
         self.task_inputs: Mapping[str, Sequence[Run]] = {}
 
     @property
@@ -339,6 +361,11 @@ class TaskRun(Run):
     def task_name(self) -> str:
         """The task's name."""
         return self.plan.name
+
+    @property
+    def flow_run_id(self) -> uuid.UUID | None:
+        """The id of the flow run it belongs to, or None."""
+        return None if self.flow_run is None else self.flow_run.id
 
     @property
     def upstream_states(self) -> dict[str, list[State[Any]]]:
@@ -377,6 +404,7 @@ class FlowRun(Run):
         is_ending: its runs have been told to stop; nobody waits for them for long.
         surroundings: what its task runs say of it in workers elsewhere.
         tally: how the runs of the current attempt ended.
+        undoable: the task runs to be rolled back if it fails, in order.
     """
 
     __slots__ = (
@@ -393,6 +421,7 @@ class FlowRun(Run):
         "surroundings",
         "tally",
         "task_runner",
+        "undoable",
     )
 
     is_flow_run: ClassVar[bool] = True
@@ -422,6 +451,7 @@ class FlowRun(Run):
         self.ledger: Ledger | None = None
         self.is_ending: bool = False
         self.task_runner: Any = None
+        self.undoable: list[TaskRun] = []
         self.runner_reason: str = ""
 
     @property

@@ -35,6 +35,10 @@ class Settings:
     """The wait before each retry of a task; the last one serves for all further retries."""
     tasks_default_timeout_seconds: float | None = None
     """How long one attempt of a task may take, for tasks that do not say; None is for ever."""
+    tasks_refresh_cache: bool = False
+    """Whether every task with a cache runs in any case, and replaces what is cached."""
+    results_persist_by_default: bool = False
+    """Whether results are stored of tasks that say nothing about it."""
     tasks_crash_retries: int = 2
     """How often a task run is started again whose worker was lost; not counted as a retry."""
     flows_default_retries: int = 0

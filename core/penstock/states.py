@@ -86,8 +86,9 @@ LEGAL_MOVES: Final[dict[StateType, frozenset[StateType]]] = {
     _PAUSED: frozenset({_RUNNING, _CANCELLING, *TERMINAL}),
     # COMPLETED: the work was done before the request to cancel could reach it.
     _CANCELLING: frozenset(TERMINAL),
-    # Its result had stayed with a worker, and was lost there: the work is done once more.
-    _COMPLETED: frozenset({_SCHEDULED}),
+    # SCHEDULED: its result was lost with the worker that kept it, and is made again.  COMPLETED:
+    # its transaction was rolled back.
+    _COMPLETED: frozenset({_SCHEDULED, _COMPLETED}),
     # No row for the other terminal types: what has ended stays as it ended.
 }
 
@@ -219,8 +220,9 @@ class State(Generic[R]):
             data = data.load()
             object.__setattr__(self, "data", data)  # the same value, in its other form
         elif isinstance(data, KeptResult):
-            data = data.fetch()
-            object.__setattr__(self, "data", data)
+            kept, data = data, data.fetch()
+            if not kept.is_read_anew:
+                object.__setattr__(self, "data", data)
         return data  # type: ignore[no-any-return]  # R by construction
 
     def exception(self) -> BaseException | None:

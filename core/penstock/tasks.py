@@ -22,7 +22,7 @@ from typing import (
 )
 
 from penstock import names, settings
-from penstock.cache_policies import CachePolicy, task_input_hash
+from penstock.cache_policies import task_input_hash
 from penstock.context import TAGS, current_run
 from penstock.definitions import Definition, HookFunction
 from penstock.engine.arguments import look_through, prerequisites, put_values, tolerated
@@ -40,6 +40,7 @@ from penstock.exceptions import (
 )
 from penstock.futures import PenstockFuture, PenstockFutureList
 from penstock.hooks import adapt_hook, adapt_retry_condition, as_callables
+from penstock.keeping import keeping_of, policy_of
 from penstock.logging import run_logger
 from penstock.mapping import map_runs
 from penstock.options import (
@@ -123,13 +124,7 @@ class Task(Definition[P, R_co]):
                 f"not {expiration!r}"
             )
         self.cache_expiration: timedelta | None = expiration
-        policy = get("cache_policy")
-        if policy is not None and not isinstance(policy, CachePolicy):
-            raise DefinitionError(f"{owner}: cache_policy is a CachePolicy, not {policy!r}")
-        if get("cache_key_fn") is not None and not callable(get("cache_key_fn")):
-            raise DefinitionError(
-                f"{owner}: cache_key_fn is a function, not {get('cache_key_fn')!r}"
-            )
+        self._policy = policy_of(self.options, owner)
         self.transaction_hooks: dict[str, list[Callable[..., Any]]] = {
             option: [_transaction_hook(hook, option) for hook in as_callables(get(option), option)]
             for option in ("on_commit", "on_rollback")
@@ -201,6 +196,14 @@ class Task(Definition[P, R_co]):
             workers=self._workers,
             result_on=self._result_on,
             refusal=self._refusal_by(runner),
+            keeping=keeping_of(
+                self.options,
+                self._policy,
+                getattr(getattr(flow_run, "flow", None), "options", {}),
+                defaults,
+                self.cache_expiration,
+                self.transaction_hooks,
+            ),
         )
 
     def _refusal_by(self, runner: RunnerHandle) -> str:

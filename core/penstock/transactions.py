@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from contextvars import ContextVar, Token
+from contextvars import Context, ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
 from penstock._transaction_course import (
@@ -37,6 +37,7 @@ __all__ = [
     "atransaction",
     "get_transaction",
     "transaction",
+    "transaction_in",
 ]
 
 _REQUIRED: Any = object()
@@ -218,6 +219,11 @@ class Transaction(TransactionCourse):
 
 
 _current: ContextVar[Transaction | None] = ContextVar("penstock_transaction", default=None)
+
+
+def transaction_in(context: Context | None) -> Transaction | None:
+    """Return the transaction that code in this context is in; None is the calling code's."""
+    return _current.get() if context is None else context.get(_current)
 
 
 def get_transaction() -> Transaction | None:

@@ -38,7 +38,8 @@ MOVES = {
     "RUNNING": f"RUNNING SCHEDULED PAUSED CANCELLING {ENDS}",
     "PAUSED": f"RUNNING CANCELLING {ENDS}",
     "CANCELLING": ENDS,
-    "COMPLETED": "SCHEDULED",  # its result was lost with the worker that kept it
+    # Its result was lost with the worker that kept it; its transaction was rolled back.
+    "COMPLETED": "SCHEDULED COMPLETED",
     "FAILED": "",
     "CRASHED": "",
     "CANCELLED": "",

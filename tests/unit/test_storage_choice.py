@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def test_who_says_nothing_gets_a_folder_in_the_home_for_this_user_only(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PENSTOCK_RESULTS_LOCAL_STORAGE_PATH")
     monkeypatch.setenv("HOME", str(tmp_path))
     store = store_of()
     assert store.filesystem == LocalFileSystem(tmp_path / ".penstock/storage")

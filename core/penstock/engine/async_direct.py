@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, Any
 from penstock.attempt import Outcome
 from penstock.context import CURRENT
 from penstock.engine import interrupts
-from penstock.engine.commands import READY, RESOLVE, SETTLE, CancelRun, Execute, Report, Sleep
+from penstock.engine.commands import (
+    AGAIN,
+    READY,
+    RECALL,
+    RESOLVE,
+    SETTLE,
+    CancelRun,
+    Execute,
+    Report,
+    Sleep,
+)
 from penstock.engine.direct import begin_flow_attempt, finish, time_left
+from penstock.engine.keeping import WAITS
 from penstock.engine.waiting import AsyncWaiter
 from penstock.logging import run_logger
 from penstock.tracebacks import cut_own_frames
@@ -19,7 +30,7 @@ from penstock.worker.prints import captured
 
 if TYPE_CHECKING:
     from penstock.engine.driver import Engine
-    from penstock.runs import FlowRun, Run, Tally
+    from penstock.runs import FlowRun, Run, Tally, TaskRun
     from penstock.states import State
 
 __all__ = ["drive_async", "perform"]
@@ -63,6 +74,8 @@ async def perform(run: Run, engine: Engine, command: Any) -> Any:
             if not upstream.state.is_final():
                 await engine.wait_async(upstream)
         return engine.resolve(run)
+    if command is RECALL:
+        return await recall(run, engine)  # type: ignore[arg-type]  # only task runs ask
     if command is SETTLE:
         return await settle(run, engine)  # type: ignore[arg-type]  # only flows ask this
     if type(command) is Sleep:
@@ -80,6 +93,18 @@ async def prepare(run: Run, engine: Engine) -> None:
         engine.loop.ensure_standby(urgent=True)
         await admitted.wait()
     run.waiters = None
+
+
+async def recall(run: TaskRun, engine: Engine) -> Any:
+    """Ask for a stored result, and wait for an equal run that is making it."""
+    waiter = AsyncWaiter(asyncio.get_running_loop())
+    answer = engine.loop.run_home(lambda: engine.recall(run, waiter))
+    if answer is not WAITS:
+        return answer
+    engine.loop.ensure_standby(urgent=True)
+    with engine.lending():
+        await waiter.wait()
+    return AGAIN
 
 
 async def execute(run: Run, engine: Engine, state: State[Any]) -> Report:

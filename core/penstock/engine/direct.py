@@ -10,7 +10,9 @@ from penstock.attempt import Outcome
 from penstock.context import CURRENT
 from penstock.engine import interrupts
 from penstock.engine.commands import (
+    AGAIN,
     READY,
+    RECALL,
     RESOLVE,
     SETTLE,
     CancelRun,
@@ -19,6 +21,7 @@ from penstock.engine.commands import (
     Sleep,
 )
 from penstock.engine.execution import printing_to_log
+from penstock.engine.keeping import WAITS
 from penstock.engine.loop import Waiter
 from penstock.runs import Tally
 from penstock.tracebacks import cut_own_frames
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from penstock.engine.driver import Engine
-    from penstock.runs import FlowRun, Run
+    from penstock.runs import FlowRun, Run, TaskRun
     from penstock.states import State
 
 __all__ = ["begin_flow_attempt", "drive", "finish", "perform"]
@@ -92,11 +95,24 @@ def perform(run: Run, engine: Engine, command: Any) -> Any:
             if not upstream.state.is_final():
                 engine.wait_for_run(upstream, None)
         return engine.resolve(run)
+    if command is RECALL:
+        return recall(run, engine)  # type: ignore[arg-type]  # only task runs ask
     if command is SETTLE:
         return settle(run, engine)  # type: ignore[arg-type]  # only the life of a flow run asks
     if type(command) is Sleep:
         return engine.sleep(command.seconds)
     return engine.perform(run, command)
+
+
+def recall(run: TaskRun, engine: Engine) -> Any:
+    """Ask for a stored result, and wait for an equal run that is making it."""
+    waiter = Waiter()
+    answer = engine.loop.run_home(lambda: engine.recall(run, waiter))
+    if answer is not WAITS:
+        return answer
+    with engine.lending():
+        engine.loop.wait(waiter)
+    return AGAIN
 
 
 def finish(run: Run, engine: Engine) -> None:

@@ -18,6 +18,7 @@ from penstock.engine import interrupts
 from penstock.engine.arguments import put_values, tolerated, upstream_problem
 from penstock.engine.commands import (
     READY,
+    RECALL,
     RESOLVE,
     CancelChildren,
     CancelRun,
@@ -27,8 +28,9 @@ from penstock.engine.commands import (
 )
 from penstock.engine.dispatch import Dispatcher
 from penstock.engine.environments import environment_of
+from penstock.engine.keeping import WAITS, KeepingResults
 from penstock.engine.loop import Clock, Loop, RealClock, Timer
-from penstock.engine.recovery import Recovering, has_kept_result
+from penstock.engine.recovery import has_kept_result
 from penstock.engine.task_run import failure, task_run
 from penstock.futures import PenstockFuture
 from penstock.logging import replay
@@ -67,7 +69,7 @@ class Begin:
         self.run: Run = run
 
 
-class Engine(Recovering):
+class Engine(KeepingResults):
     """Drives the runs of one root run.
 
     Args:
@@ -103,6 +105,8 @@ class Engine(Recovering):
         self._lock = threading.Lock()
         self._waits = {}
         self._sleepers: set[Run] = set()
+        self._making = {}
+        self._written = set()
         self._lost = {}
         self._resuming = {}
         self._deadlines: dict[int, Timer] = {}
@@ -167,7 +171,8 @@ class Engine(Recovering):
         run.left = waiting
         if waiting:
             return
-        if run.is_flow_run or (not run.upstream and run.plan.run_name is None):
+        plan = run.plan
+        if run.is_flow_run or (not run.upstream and plan.run_name is None and plan.keeping is None):
             # Nothing to decide before there is a place: its life begins then, in `_go`, so that
             # a run in the queue takes 0.5 kB less.
             self.dispatcher.enqueue(run)
@@ -205,6 +210,11 @@ class Engine(Recovering):
                         return
                     continue
                 try:
+                    if command is RECALL:
+                        answer = self.recall(run)  # type: ignore[arg-type]  # only task runs ask
+                        if answer is WAITS:
+                            return
+                        continue
                     answer = self.perform(run, command)
                 except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
                     error = problem
@@ -302,6 +312,8 @@ class Engine(Recovering):
 
     def close_books(self, run: Run) -> None:
         """Note how a run ended with the flow run around it, and let its inputs go."""
+        if run.plan.keeping is not None or (run.is_flow_run and self.has_to_be_kept(run)):  # type: ignore[arg-type]  # a flow run
+            self.loop.run_home(lambda: self.keep(run))
         state = run.state
         if state.type in (FAILED, CRASHED):
             if run.seen:  # called directly: what made it fail is seen with it
@@ -596,3 +608,4 @@ class Engine(Recovering):
         with self.loop.turn():
             self.dispatcher.close(grace_seconds)
         self.loop.close()
+        self.collect()

@@ -36,7 +36,9 @@ class ThreadPoolTaskRunner(TaskRunner):
         max_async: how many async attempts run at once.
     """
 
-    capabilities = Capabilities(kill="soft", async_functions=True, lends_slots=True)
+    capabilities = Capabilities(
+        kill="soft", async_functions=True, shares_event_loop=True, lends_slots=True
+    )
 
     def __init__(self, max_workers: int | None = None, max_async: int = 1000) -> None:
         if max_workers is None:

@@ -90,6 +90,7 @@ class Engine(Performing):
         self.active: set[Run] = set()
         self._lock = threading.Lock()
         self._waits = {}
+        self._loop_holders = {}
         self._sleepers: set[Run] = set()
         self._deadlines: dict[int, Timer] = {}
 

@@ -127,6 +127,8 @@ class ThreadPoolTaskRunner(TaskRunner):
     def close(self, grace_seconds: float = 0.0) -> None:
         """Wait for running attempts up to `grace_seconds`, then stop them.
 
+        Those that were stopped before have the same time to clean up.
+
         What ignores that is left behind, counted in `abandoned_threads`, after half a second.
         """
         live, self._live = self._live, None
@@ -178,6 +180,7 @@ class _Live:
             self.workers.join(deadline)
             if self.loop is not None:
                 self.loop.join(deadline)
+            self._abandoned.join(deadline)
         finally:  # an impatient Ctrl-C ends the grace, not the closing
             deadline = time.monotonic() + SECONDS_TO_STOP
             if self.loop is not None:

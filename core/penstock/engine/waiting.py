@@ -107,7 +107,7 @@ class Waiting:
             if not run.state.is_final():
                 if run.callbacks is None:
                     run.callbacks = []
-                run.callbacks.append(fn)
+                run.callbacks.append(lambda _: fn(future))  # this very object, as the stdlib does
                 return
         self.loop.run_home(lambda: self.call_back(fn, future))
 

@@ -198,6 +198,7 @@ class Flow(Definition[P, R_co]):
             UnobservedFailureError: runs inside failed, and nobody looked at them.
             BaseException: whatever the function raised in its last attempt, untouched.
         """
+        self._check_call(return_state)
         run = self._new_run(args, kwargs, wait_for)
         run.seen = True
         if self.is_generator:

@@ -313,6 +313,20 @@ def test_d4_a_hook_that_cannot_be_called_is_refused_at_definition(
         assert "cannot be called" in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [task, flow])
+def test_a_generator_that_is_called_has_no_final_state_to_return(kind: Any) -> None:
+    def plain() -> Any:
+        yield 1
+
+    async def in_a_loop() -> Any:
+        yield 1
+
+    for fn in (plain, in_a_loop):
+        with pytest.raises(TypeError, match="run by going through it"):
+            kind(fn)(return_state=True)
+    assert list(kind(plain)()) == [1]
+
+
 # --- runners -----------------------------------------------------------------------------
 
 

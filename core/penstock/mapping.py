@@ -61,7 +61,7 @@ class MappedCall:
         group: MapGroup,
     ) -> None:
         self.task = task
-        self.wait_for = prerequisites(wait_for)
+        self.wait_for: Any = prerequisites(wait_for)
         self.group = group
         self.args: list[Any] = list(args)
         self.kwargs: dict[str, Any] = dict(kwargs)

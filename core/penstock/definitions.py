@@ -139,6 +139,14 @@ class Definition(Generic[P, R_co]):
         """
         return self._binder(*args, **kwargs)
 
+    def _check_call(self, return_state: bool) -> None:
+        """Refuse to give the state of a run that begins when the caller's loop does."""
+        if return_state and self.is_generator:
+            raise TypeError(
+                f"{self.kind} {self.name!r} is a generator, run by going through it: there is no "
+                "final state to return when it is called; for that use .submit(...)"
+            )
+
     def carried(self, run: Run) -> Callable[..., Any]:
         """Return what a worker calls for an attempt of this run."""
         del run

@@ -201,6 +201,7 @@ class Flow(Definition[P, R_co]):
             UnobservedFailureError: runs inside failed, and nobody looked at them.
             BaseException: whatever the function raised in its last attempt, untouched.
         """
+        self._check_call(return_state)
         run = self._new_run(args, kwargs, wait_for)
         run.seen = True
         if self.is_generator:
@@ -215,7 +216,9 @@ class Flow(Definition[P, R_co]):
             with interrupts.catching_ctrl_c(engine.loop.nudge):
                 state = drive(run)
         finally:
-            engine.close()
+            # After Ctrl-C what runs in threads was told to stop: it may clean up for a moment.
+            interrupted = isinstance(run.interrupt, KeyboardInterrupt)
+            engine.close(engine.settings.cancel_grace_seconds if interrupted else 0.0)
         return state if return_state else outcome_of(run, state)
 
     @overload

@@ -231,6 +231,12 @@ class FutureStream(PenstockFutureList[R]):
     def __next__(self) -> PenstockFuture[R]:
         return next(iter(self))
 
+    def __getitem__(self, index: Any) -> Any:
+        raise TypeError(
+            f"{self!r} is gone through once, in order, and keeps nothing: use a for loop, "
+            "list(...), or map over a list to begin with"
+        )
+
     def __len__(self) -> int:
         return len(self._ahead)
 

@@ -49,7 +49,9 @@ __all__ = [
     "Scheduled",
     "State",
     "StateType",
+    "Success",
     "TimedOut",
+    "TriggerFailed",
     "UpstreamFailed",
     "advance",
 ]
@@ -384,6 +386,12 @@ def AwaitingRetry(  # noqa: N802
 ) -> State[Any]:
     """Waiting for its next attempt."""
     return Scheduled(scheduled_time, message, "AwaitingRetry")
+
+
+Success = Completed
+"""The name that Prefect 1 gave it (row 132)."""
+TriggerFailed = UpstreamFailed
+"""The name that Prefect 1 gave it (`spec.md`, D5)."""
 
 
 # --- the one place a state is set ------------------------------------------------------

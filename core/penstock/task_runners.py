@@ -61,6 +61,9 @@ class Capabilities:
     """Arguments and results cross a process boundary."""
     async_functions: bool = False
     """Takes coroutine functions; otherwise the engine wraps them in `asyncio.run`."""
+    shares_event_loop: bool = False
+    """Coroutine functions run on one event loop of the driver's process: what blocks one of them
+    holds up the others."""
     keeps_results: bool = False
     """Results can stay with the workers as `KeptResult`s, which are good arguments there."""
     lends_slots: bool = False

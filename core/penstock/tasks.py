@@ -259,6 +259,7 @@ class Task(Definition[P, R_co]):
             TypeError: the function cannot be called like this; no run has begun.
             BaseException: whatever the function raised in its last attempt, untouched.
         """
+        self._check_call(return_state)
         run = self._new_run(args, kwargs, wait_for)
         run.seen = True  # its failure is raised, or returned, to the caller
         run.life = task_run(run, run.engine.rng)

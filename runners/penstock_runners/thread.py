@@ -42,7 +42,9 @@ class ThreadPoolTaskRunner(TaskRunner):
         max_async: how many async attempts run at once.
     """
 
-    capabilities = Capabilities(kill="soft", async_functions=True, lends_slots=True)
+    capabilities = Capabilities(
+        kill="soft", async_functions=True, shares_event_loop=True, lends_slots=True
+    )
 
     def __init__(self, max_workers: int | None = None, max_async: int = 1000) -> None:
         if max_workers is None:
@@ -136,6 +138,8 @@ class ThreadPoolTaskRunner(TaskRunner):
     def close(self, grace_seconds: float = 0.0) -> None:
         """Wait for running attempts up to `grace_seconds`, then stop them.
 
+        Those that were stopped before have the same time to clean up.
+
         What ignores that is left behind, counted in `abandoned_threads`, after half a second.
         """
         live, self._live = self._live, None
@@ -190,6 +194,7 @@ class _Live:
             self.workers.join(deadline)
             if self.loop is not None:
                 self.loop.join(deadline)
+            self._abandoned.join(deadline)
         finally:  # an impatient Ctrl-C ends the grace, not the closing
             deadline = time.monotonic() + SECONDS_TO_STOP
             if self.loop is not None:

@@ -641,6 +641,17 @@ def test_user_010_a_generator_that_raises_raises_where_it_is_pulled(runner: str)
     assert in_flow(runner, body) == 2
 
 
+@pytest.mark.parametrize("index", [0, -1, slice(2)])
+def test_user_010_a_map_over_an_iterator_has_no_items_by_number(index: Any, runner: str) -> None:
+    def body() -> list[int]:
+        stream = double.map(iter([1, 2, 3]))
+        with pytest.raises(TypeError, match="gone through once, in order"):
+            stream[index]
+        return [future.result() for future in stream]
+
+    assert in_flow(runner, body) == [2, 4, 6]
+
+
 def test_user_010_a_map_over_an_iterator_goes_on_as_completed(runner: str) -> None:
     def body() -> Any:
         return sorted(f.result() for f in as_completed(double.map(iter([1, 2, 3]))))

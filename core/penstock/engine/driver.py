@@ -104,6 +104,7 @@ class Engine(KeepingResults):
         self.active: set[Run] = set()
         self._lock = threading.Lock()
         self._waits = {}
+        self._loop_holders = {}
         self._sleepers: set[Run] = set()
         self._making = {}
         self._written = set()

@@ -12,7 +12,7 @@ from typing import Any, Final
 from .here import travelling
 from .packing import Pickler, dumps
 
-__all__ = ["format_error", "pack_error", "restore_links"]
+__all__ = ["format_error", "message_of", "pack_error", "restore_links"]
 
 _LINKS: Final = ("__cause__", "__context__", "__suppress_context__")
 
@@ -23,7 +23,7 @@ def pack_error(error: BaseException) -> tuple[str, str, str, bytes | None]:
     The last is None unless it could be unpickled too, here, where it is one attempt's own affair.
     With it go its cause and context, and all that for the members of a group.
     """
-    return _type_name(error), _message(error), format_error(error), _pickled(error)
+    return _type_name(error), message_of(error), format_error(error), _pickled(error)
 
 
 def format_error(error: BaseException) -> str:
@@ -99,7 +99,8 @@ def _type_name(error: BaseException) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """Return the text of an exception, or why there is none."""
     try:
         return str(error)
     except Exception as trouble:  # noqa: BLE001  (user code)

@@ -148,6 +148,7 @@ class Crew:
                 for worker in self.workers:
                     worker.kill()
             self.serve(leave_by - now)
+        self._parcels.close()
         self.selector.close()
         self._table.close()
 
@@ -156,6 +157,7 @@ class Crew:
         for worker in self.workers:
             worker.close_in_child()
         os.close(self._table.descriptor)
+        self._parcels.close()
         self.selector.close()
 
     def recall(self, worker: Worker, numbers: Sequence[int]) -> None:

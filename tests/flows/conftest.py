@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import pytest
 
 from penstock import settings
@@ -47,6 +48,14 @@ def elsewhere(request: pytest.FixtureRequest) -> str:
 def anywhere(request: pytest.FixtureRequest) -> str:
     """Name a runner of each kind, for what is the same on all of them."""
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def sent_by_value(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have workers get what a test module defines by value, without an import that takes long."""
+    cloudpickle.register_pickle_by_value(request.module)
+    yield
+    cloudpickle.unregister_pickle_by_value(request.module)
 
 
 @pytest.fixture(autouse=True)

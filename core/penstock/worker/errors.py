@@ -12,7 +12,7 @@ from typing import Any, Final
 from .here import travelling
 from .packing import Pickler, dumps
 
-__all__ = ["format_error", "message_of", "pack_error", "restore_links"]
+__all__ = ["format_error", "message_of", "own_directories", "pack_error", "restore_links"]
 
 _LINKS: Final = ("__cause__", "__context__", "__suppress_context__")
 
@@ -34,7 +34,7 @@ def format_error(error: BaseException) -> str:
     try:
         whole = traceback.TracebackException.from_exception(error, compact=True)
         left = [whole]
-        own = _own_directories()
+        own = own_directories()
         while left:
             one = left.pop()
             kept = [step for step in one.stack if not step.filename.startswith(own)]
@@ -107,7 +107,8 @@ def message_of(error: BaseException) -> str:
         return f"(no message: its __str__ raised {type(trouble).__name__})"
 
 
-def _own_directories() -> tuple[str, ...]:
+def own_directories() -> tuple[str, ...]:
+    """Return where our code lies, each with a separator at its end."""
     places = [os.path.dirname(format_error.__code__.co_filename)]  # where this was sent as source
     for package in ("penstock", "penstock_runners"):
         spec = importlib.util.find_spec(package)  # looks, and imports nothing

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from penstock.annotations import Annotation, allow_failure
 from penstock.attempt import Siblings
+from penstock.engine.arguments import prerequisites
 from penstock.exceptions import MappingLengthMismatch, MappingMissingIterable
 from penstock.futures import PenstockFuture, PenstockFutureList, wait
 from penstock.options import OnError
@@ -67,7 +68,7 @@ class MappedCall:
         chunk: int,
     ) -> None:
         self.task = task
-        self.wait_for = wait_for
+        self.wait_for: Any = prerequisites(wait_for)
         self.group = group
         self.args: list[Any] = list(args)
         self.kwargs: dict[str, Any] = dict(kwargs)
@@ -106,7 +107,7 @@ class MappedCall:
             for place, value in places
             if place not in self.mapped and not packing.is_small_scalar(value)
         )
-        self.siblings = Siblings(fixed, chunk) if fixed or chunk else None
+        self.siblings: Siblings | None = Siblings(fixed, chunk) if fixed or chunk else None
         self.is_stream: bool = any(isinstance(value, Iterator) for value in self.mapped.values())
 
     def submit_all(self) -> list[PenstockFuture[Any]]:

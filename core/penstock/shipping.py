@@ -50,8 +50,8 @@ class Function:
     __slots__ = ("blob", "number")
 
     def __init__(self, number: int, blob: bytes) -> None:
-        self.number = number
-        self.blob = blob
+        self.number: int = number
+        self.blob: bytes = blob
 
 
 class FunctionStore:
@@ -62,7 +62,7 @@ class FunctionStore:
     """
 
     def __init__(self, ship_modules: Sequence[str] = ()) -> None:
-        self.by_value = ByValue(ship_modules)
+        self.by_value: ByValue = ByValue(ship_modules)
         self._numbers = itertools.count(1)
         self._by_content: OrderedDict[bytes, Function] = OrderedDict()
         self._seen: OrderedDict[int, tuple[Any, tuple[Any, ...], Function]] = OrderedDict()

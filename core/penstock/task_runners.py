@@ -71,6 +71,8 @@ class Capabilities:
     """Idle workers may outlive `close()` for a while, for the next runner of their kind."""
     elastic: bool = False
     """`slots()` changes while the runner is open."""
+    shares_workers: bool = False
+    """Workers belong to somebody else, and outlive the driver."""
     names_workers: bool = False
     """Attempts may say which workers they are for."""
     runs_in_caller: bool = False
@@ -157,6 +159,11 @@ class TaskRunner(abc.ABC):
     def for_run(self) -> TaskRunner:
         """Return the runner that one root run will open: a copy, as this one may serve many."""
         return copy.copy(self)
+
+    def summary(self) -> str:
+        """Return one line on how it is configured, for the head of a run. Open or not."""
+        slots = self.slots()
+        return f"{type(self).__name__}, {slots} slot{'' if slots == 1 else 's'}"
 
     @abc.abstractmethod
     def open(self, report: Callable[[Event], None], options: Mapping[str, Any]) -> None:
@@ -264,6 +271,7 @@ def _class_named(name: str, spec: str) -> type[TaskRunner]:
 
 
 _LAZY = {
+    "DaskTaskRunner": "dask",
     "ProcessPoolTaskRunner": "process",
     "SequentialTaskRunner": "inline",
     "ThreadPoolTaskRunner": "thread",

@@ -51,6 +51,10 @@ class SequentialTaskRunner(TaskRunner):
         self._report = report
         self._process_id = os.getpid()
 
+    def summary(self) -> str:
+        """Return where attempts run."""
+        return "in the calling thread, one at a time"
+
     def slots(self) -> int:
         """Return 1: the caller."""
         return 1

@@ -7,12 +7,14 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import loky
-
+from penstock.cpus import usable_cpus
 from penstock.task_runners import Capabilities, TaskRunner
 from penstock.worker import culprit, packing
 from penstock_runners.process_pool.crew import Plan
+from penstock_runners.process_pool.memory import resident_bytes
 from penstock_runners.process_pool.registry import POOLS
+from penstock_runners.process_pool.sizes import format_size, parse_size
+from penstock_runners.thread_variables import describe_share, variables_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,16 +27,6 @@ __all__ = ["ProcessPoolTaskRunner"]
 
 ATTEMPTS_PER_SLOT: Final = 256
 """Taken ahead for each slot: as many as a batch can hold."""
-
-BLAS_THREADS: Final = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
 
 
 class ProcessPoolTaskRunner(TaskRunner):
@@ -52,6 +44,9 @@ class ProcessPoolTaskRunner(TaskRunner):
         env: environment variables of the workers, set before anything is imported there.
         max_tasks_per_worker: after so many attempts a worker is replaced, against leaks.
         ship_modules: names of modules that workers cannot import; what they define goes by value.
+        worker_memory_limit: the resident memory a worker may use, such as ``"2GB"``, or a number of
+            bytes. One that uses more is replaced when its attempt has ended, and killed with the
+            attempt if that goes on for more than a moment.
     """
 
     capabilities = Capabilities(isolation="process", kill="hard", pickles=True, keeps_warm=True)
@@ -67,15 +62,24 @@ class ProcessPoolTaskRunner(TaskRunner):
         env: Mapping[str, str] | None = None,
         max_tasks_per_worker: int | None = None,
         ship_modules: Sequence[str] = (),
+        worker_memory_limit: int | str | None = None,
     ) -> None:
         if max_workers is None:
-            max_workers = loky.cpu_count()
+            max_workers = usable_cpus()
         self.max_workers = _positive("max_workers", max_workers)
         if max_tasks_per_worker is not None:
             _positive("max_tasks_per_worker", max_tasks_per_worker)
         if initializer is not None and not callable(initializer):
             raise ValueError(f"initializer must be a function, not {initializer!r}")
         self.max_tasks_per_worker = max_tasks_per_worker
+        self.worker_memory_limit: int | None = None
+        if worker_memory_limit is not None:
+            self.worker_memory_limit = parse_size("worker_memory_limit", worker_memory_limit)
+            if resident_bytes(os.getpid()) is None:
+                raise ValueError(
+                    "worker_memory_limit cannot be kept here: this system has no /proc that tells "
+                    "how much memory a process uses"
+                )
         self.initializer = initializer
         self.initargs = tuple(initargs)
         self.env = {str(name): str(value) for name, value in (env or {}).items()}
@@ -117,8 +121,17 @@ class ProcessPoolTaskRunner(TaskRunner):
             self.ship_modules,
             _surroundings(),
             self.warm_seconds,
+            self.worker_memory_limit,
         )
         self._lease = POOLS.lease(plan, report, self)
+
+    def summary(self) -> str:
+        """Return how many processes there are, and what each may use."""
+        processes = f"{self.max_workers} process{'' if self.max_workers == 1 else 'es'}"
+        parts = [processes, describe_share(self.max_workers, os.environ | self.env)]
+        if self.worker_memory_limit is not None:
+            parts.append(f"at most {format_size(self.worker_memory_limit)} each")
+        return ", ".join(parts)
 
     def slots(self) -> int:
         """How many attempts can run at once."""
@@ -163,8 +176,7 @@ class ProcessPoolTaskRunner(TaskRunner):
 
         Their numerical libraries share the CPUs, unless the user has said how many threads.
         """
-        threads = str(max(1, loky.cpu_count() // self.max_workers))
-        return {name: threads for name in BLAS_THREADS if name not in os.environ} | self.env
+        return variables_for(self.max_workers, os.environ | self.env) | self.env
 
     def _pack_initializer(self) -> bytes | None:
         if self.initializer is None:

@@ -6,8 +6,11 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from penstock.cpus import usable_cpus
 from penstock.task_runners import Capabilities, TaskRunner
+from penstock_runners.inner_threads import INNER_THREADS
 from penstock_runners.thread_loop import EventLoopThread
+from penstock_runners.thread_variables import describe_share
 from penstock_runners.thread_workers import AbandonedThreads, WorkerThreads
 
 if TYPE_CHECKING:
@@ -29,6 +32,9 @@ class ThreadPoolTaskRunner(TaskRunner):
     really be cancelled. A sync attempt cannot: when it must stop, its slot is given to a new
     thread, and an exception is raised in the old one, which ends it unless it is in a blocking
     call or catches `BaseException`.
+
+    While it is open, BLAS and OpenMP libraries in this process use no more threads than the CPUs
+    allow for each slot, unless the environment (``OMP_NUM_THREADS``...) says how many.
 
     Args:
         max_workers: how many sync attempts run at once; by default the usable CPUs and four more,
@@ -80,6 +86,11 @@ class ThreadPoolTaskRunner(TaskRunner):
         if self._live is not None:
             raise RuntimeError("this task runner is open already: use for_run() for another run")
         self._live = _Live(report, self.max_workers, self.max_async, self._abandoned)
+
+    def summary(self) -> str:
+        """Return how many threads there are, and how many numerical libraries use in each."""
+        threads = f"{self.max_workers} thread{'' if self.max_workers == 1 else 's'}"
+        return f"{threads}, {describe_share(self.max_workers, os.environ)}"
 
     def slots(self) -> int:
         """How many sync attempts can run at once."""
@@ -148,6 +159,8 @@ class _Live:
         self._report = report
         self._max_async = max_async
         self._abandoned = abandoned
+        self._slots = max_workers
+        INNER_THREADS.open(max_workers)
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
         if os.getpid() != self.process_id:
@@ -155,6 +168,7 @@ class _Live:
                 "this task runner was opened in the parent process, before a fork, and its "
                 "threads are there: make a new one in the child"
             )
+        INNER_THREADS.refresh()
         for attempt in attempts:
             if attempt.is_async:
                 self._submit_mixed(attempts)
@@ -183,13 +197,7 @@ class _Live:
             self.workers.stop_all(deadline)
             if self.loop is not None:
                 self.loop.end(max(0.0, deadline - time.monotonic()) + SECONDS_TO_STOP)
-
-
-def usable_cpus() -> int:
-    """How many CPUs this process may use, which in a container is not what the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+            INNER_THREADS.close(self._slots)
 
 
 def _positive(name: str, value: int) -> int:

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 from penstock.attempt import run_here
 from penstock.task_runners import Outcome, Started
 from penstock_runners.attempt_queue import AttemptQueue
+from penstock_runners.inner_threads import INNER_THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -268,7 +269,11 @@ class WorkerThreads:
         """Take attempts one after the other; False if this thread has been given up."""
         name = me.name
         running, report, lock, queue = self._running, self._report, self._lock, self._queue
+        share = None
         while True:
+            if INNER_THREADS.share is not share:
+                share = INNER_THREADS.share
+                INNER_THREADS.apply_here()
             with lock:
                 if len(self._workers) > self._capacity:
                     self._workers.discard(me)

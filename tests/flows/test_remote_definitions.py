@@ -44,7 +44,7 @@ def run_python(*arguments: str, stdin: str = "", cwd: object = None) -> tuple[st
 
 # --- programs -----------------------------------------------------------------------------
 
-PROGRAM = '''
+PROGRAM = """
 import dataclasses, enum
 from penstock import flow, task
 
@@ -85,7 +85,7 @@ def main():
     return moved == Point(20), chained == Point(110), squares, same, red is Colour.RED
 
 print(main())
-'''
+"""
 EXPECTED = "(True, True, [1, 4, 9], True, True)\n"
 
 
@@ -273,9 +273,9 @@ FUNCTIONS: list[tuple[str, Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("fn", "expected"), [each[1:] for each in FUNCTIONS], ids=[
-    each[0] for each in FUNCTIONS
-])
+@pytest.mark.parametrize(
+    ("fn", "expected"), [each[1:] for each in FUNCTIONS], ids=[each[0] for each in FUNCTIONS]
+)
 def test_users_033_whatever_can_be_called_can_be_a_task(
     anywhere: str, fn: Any, expected: Any
 ) -> None:
@@ -381,7 +381,7 @@ def test_a_closure_that_changes_between_two_submits_is_seen(elsewhere: str) -> N
     def main() -> list[int]:
         nonlocal number
         seen = []
-        for number in range(5):  # noqa: B007, PLW2901
+        for number in range(5):  # noqa: B007
             seen.append(ask.submit().result())
         return seen
 

@@ -19,8 +19,9 @@ import pytest
 from penstock.task_runners import Siblings
 from penstock.testing.harness import RunnerHarness, live_children
 from penstock.testing.subjects import Gate, pass_gate
-from penstock_runners.process import BLAS_THREADS, ProcessPoolTaskRunner
+from penstock_runners.process import ProcessPoolTaskRunner
 from penstock_runners.process_pool.registry import POOLS
+from penstock_runners.thread_variables import THREAD_VARIABLES
 
 
 @pytest.fixture(autouse=True)
@@ -72,17 +73,38 @@ def test_an_initializer_that_cannot_be_pickled_is_named_at_open(tmp_path: pathli
         opened(runner, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("given", "in_env", "expected"),
+    [
+        ({}, {}, ["1"] * 7),
+        ({"MKL_NUM_THREADS": "7"}, {}, ["1", "1", "7", "1", "1", "1", "1"]),
+        ({"NUMBA_NUM_THREADS": "7"}, {"NUMBA_NUM_THREADS": "2"}, [*["1"] * 5, "2", "1"]),
+        # Where OMP_NUM_THREADS is the fall-back, it must not be hidden.
+        ({"OMP_NUM_THREADS": "3"}, {}, ["3", None, None, None, "1", "1", None]),
+        ({}, {"OMP_NUM_THREADS": "3"}, ["3", None, None, None, "1", "1", None]),
+    ],
+)
 def test_numerical_libraries_share_the_cores_unless_the_user_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+    given: dict[str, str],
+    in_env: dict[str, str],
+    expected: list[str | None],
 ) -> None:
-    for name in BLAS_THREADS:
+    for name in THREAD_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MKL_NUM_THREADS", "7")
-    runner = ProcessPoolTaskRunner(1000, env={"OMP_NUM_THREADS": "3", "MINE": "here"})
-    harness = opened(runner, tmp_path)
-    seen = [harness.value(harness.run(os.getenv, name)) for name in (*BLAS_THREADS, "MINE")]
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    harness = opened(ProcessPoolTaskRunner(1000, env=in_env), tmp_path)
+    seen = [harness.value(harness.run(os.getenv, name)) for name in THREAD_VARIABLES]
     harness.close()
-    assert seen == ["3", "1", "7", "1", "1", "1", "1", "here"]
+    assert seen == expected
+
+
+def test_the_users_variables_reach_the_workers(tmp_path: pathlib.Path) -> None:
+    harness = opened(ProcessPoolTaskRunner(1, env={"MINE": "here"}), tmp_path)
+    assert harness.value(harness.run(os.getenv, "MINE")) == "here"
+    harness.close()
 
 
 def remember(value: str) -> None:

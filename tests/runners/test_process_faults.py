@@ -18,6 +18,8 @@ from penstock.task_runners import Attempt, Broken, Event, Outcome, RemoteError
 from penstock.testing.harness import RunnerHarness
 from penstock.testing.subjects import Gate, pass_gate
 from penstock_runners.process import ProcessPoolTaskRunner
+from penstock_runners.process_pool.slots import IDLE
+from penstock_runners.process_pool.workers import Worker
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +94,7 @@ def error_of(outcome: Outcome) -> RemoteError:
     ("die", "how"),
     [
         (exit_at_once, "exit code 3"),
-        (kill_itself, "SIGKILL (from outside, perhaps for want of memory)"),
+        (kill_itself, "was killed by SIGKILL while it ran this attempt ("),
         (segfault, "SIGSEGV"),
         (abort, "SIGABRT"),
     ],
@@ -239,7 +241,7 @@ def test_what_is_in_the_pipe_of_a_worker_and_has_not_begun_is_dropped(
     harness = RunnerHarness(ProcessPoolTaskRunner(1), tmp_path, 20.0)
     harness.open()
     log = str(tmp_path / "log")
-    for label in range(20):  # short so far: so they will travel in batches
+    for label in range(60):  # short so far: so they will travel in batches
         harness.run(pass_or_note, None, None, log, -label)
     begun, gate = harness.gate(), harness.gate()
     first = harness.attempt(pass_or_note, begun, gate, log, 100)
@@ -258,6 +260,41 @@ def test_what_is_in_the_pipe_of_a_worker_and_has_not_begun_is_dropped(
     assert pathlib.Path(log).read_text().split()[-2:] == ["100", "2"]
 
 
+def test_a_kill_that_comes_too_late_does_not_hit_the_next_attempt(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = RunnerHarness(ProcessPoolTaskRunner(1), tmp_path, 20.0)
+    harness.open()
+    log = str(tmp_path / "log")
+    for label in range(60):  # short so far: so the second will be sent ahead
+        harness.run(pass_or_note, None, None, log, -label)
+    begun, gate = harness.gate(), harness.gate()
+    first = harness.attempt(pass_or_note, begun, gate, log, 100)
+    second = harness.attempt(pass_or_note, None, None, log, 101)
+    kill = Worker.kill
+
+    def kill_late(worker: Worker) -> None:
+        number = worker.slot.number
+        gate.open()
+        wait_until(lambda: worker.slot.number not in (number, IDLE), 10)
+        kill(worker)
+
+    harness.submit(first)
+    begun.wait("the first runs")
+    harness.submit(second)
+    assert isinstance(harness.runner, ProcessPoolTaskRunner)
+    assert harness.runner._lease is not None
+    (worker,) = harness.runner._lease.pool._crew.workers
+    wait_until(lambda: len(worker.sent) == 2, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "kill", kill_late)
+        harness.runner.cancel([first.id], hard=True)
+        assert harness.outcome(first).kind == "stopped"
+    assert harness.value(harness.outcome(second)) == 101
+    harness.close()
+    assert pathlib.Path(log).read_text().split()[-2:] == ["100", "101"], "once each"
+
+
 def pass_or_note(begun: Gate | None, gate: Gate | None, log: str, label: int) -> int:
     if begun is not None and gate is not None:
         pass_gate(begun, gate)
@@ -268,6 +305,8 @@ DRIVER = """
 import ctypes, os, pathlib, sys, time
 from penstock.task_runners import Attempt
 from penstock_runners.process import ProcessPoolTaskRunner
+from penstock_runners.process_pool.slots import IDLE
+from penstock_runners.process_pool.workers import Worker
 directory = sys.argv[1]
 def tell():
     (pathlib.Path(directory) / str(os.getpid())).touch()
@@ -304,6 +343,8 @@ INTERRUPTED = """
 import pathlib, sys, time
 from penstock.task_runners import Attempt
 from penstock_runners.process import ProcessPoolTaskRunner
+from penstock_runners.process_pool.slots import IDLE
+from penstock_runners.process_pool.workers import Worker
 directory = pathlib.Path(sys.argv[1])
 def work(path):
     pathlib.Path(path).touch()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from penstock_runners.thread import ThreadPoolTaskRunner, usable_cpus
+from penstock.cpus import usable_cpus
+from penstock_runners.thread import ThreadPoolTaskRunner
 
 
 def test_a_spec_is_a_number_of_threads() -> None:

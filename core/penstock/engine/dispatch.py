@@ -286,7 +286,9 @@ class Dispatcher:
         return True
 
     def _fail_all(self, handle: RunnerHandle) -> None:
-        reason = f"task runner {handle.description} is broken: {handle.broken!r}"
+        error = handle.broken
+        # Not its repr: the text may hold a traceback, on lines of its own.
+        reason = f"task runner {handle.description} is broken: {type(error).__name__}: {error}"
         while handle.ready:
             self._go(heapq.heappop(handle.ready)[2])
         attempts, handle.batch = handle.batch, []

@@ -35,7 +35,7 @@ class VisitingEngine(Engine):
 
     def __init__(self, here: Here) -> None:
         super().__init__(settings.Settings(**settings_of(here)))
-        self.sole_runner = NESTED_RUNNER
+        self.sole_runner: str | None = NESTED_RUNNER
         self._here = here
         self._unseen: list[tuple[int, Run]] = []
         """Failures that somebody may yet look at, with their places among the descriptions."""

@@ -50,7 +50,13 @@ class Packing(NamedTuple):
         return size + sum(memoryview(buffer).nbytes for buffer in self.buffers)
 
 
-class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+if TYPE_CHECKING:  # which has no types; it is one of these
+    _CloudPickler = pickle.Pickler
+else:
+    _CloudPickler = cloudpickle.Pickler
+
+
+class Pickler(_CloudPickler):
     """Knows how a context variable crosses, which a function may well refer to."""
 
     def reducer_override(self, obj: Any) -> Any:

@@ -10,10 +10,16 @@ import selectors
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.attempt import Outcome, OutcomeKind
 from penstock.task_runners import Output, Started
 from penstock_runners.process_pool import frames
+from penstock_runners.process_pool.endings import (
+    describe_exit,
+    died_with_worker,
+    ended_before_kill,
+    stopped_early,
+)
 from penstock_runners.process_pool.feeding import Feeder
+from penstock_runners.process_pool.memory import LOOK_SECONDS, MemoryWatch
 from penstock_runners.process_pool.outcomes import outcome_of
 from penstock_runners.process_pool.parcels import ParcelStore
 from penstock_runners.process_pool.slots import IDLE, SlotTable
@@ -22,9 +28,10 @@ from penstock_runners.process_pool.workers import Killing, Outlet, Phase, Worker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from penstock.attempt import Outcome
     from penstock_runners.process_pool.jobs import Job, JobQueue
 
-__all__ = ["Crew", "Plan", "is_running", "stopped_early"]
+__all__ = ["Crew", "Plan", "is_running"]
 
 TICK_SECONDS: Final = 0.02
 """How often the slots are looked at, while there is something to be seen there."""
@@ -37,6 +44,8 @@ LEAVE_SECONDS: Final = 0.4
 """How long a worker may take to leave by itself."""
 LOADING_SECONDS: Final = 10.0
 """So long an attempt may load what it needs, modules mostly, before that counts as its own time."""
+LONG_SECONDS: Final = LOOK_SECONDS
+"""Too much memory for so long is the doing of the call that runs, and its end is not awaited."""
 SPAWN_WORTH_SECONDS: Final = 0.3
 """What was sent ahead comes back for a new worker only if it has waited for longer than a spawn."""
 
@@ -56,6 +65,8 @@ class Plan:
     """Where workers look for modules and files: their current directory and `sys.path`."""
     warm_seconds: float
     """How long the pool stays when nobody uses it."""
+    memory_limit_bytes: int | None = None
+    """A worker that uses more is replaced, and killed if what it runs goes on for long."""
 
 
 class Crew:
@@ -91,6 +102,7 @@ class Crew:
         self._feeder = Feeder(queue, plan.max_workers, self._parcels, end)
         self._tick_at = 0.0
         self._table = SlotTable(plan.max_workers)
+        self._memory = MemoryWatch(plan.memory_limit_bytes)
 
     def sweep(self) -> None:
         """Let go, here and in the workers, of what no attempt needs any more."""
@@ -130,6 +142,10 @@ class Crew:
                 self._tick_at = now + TICK_SECONDS
                 self._watch(now)
             due.append(self._tick_at)
+        for worker in self._memory.look(self.workers, now):
+            self._replace(worker, now)
+        if self._memory.due_at is not None:
+            due.append(self._memory.due_at)
         return min(due, default=None)
 
     def stop(self, seconds: float = LEAVE_SECONDS) -> float:
@@ -254,12 +270,15 @@ class Crew:
         killing = worker.killing
         if killing is not None and killing.job is job and called + seconds > killing.asked_at:
             # Perhaps only since asking for the stack interrupted a system call: no end to believe.
-            worker.read_stack()
-            reason = "stopped on request, in the moment before its worker was killed"
-            reason += worker.user_stack()
-            outcome = outcome._replace(kind="stopped", value=None, error=None, reason=reason)
+            outcome = ended_before_kill(killing, worker, outcome)
         self._end(job, outcome)
-        if worker.calls_left == 0 and not worker.sent and worker.phase is Phase.READY:
+        worker.has_worked = True
+        if seconds >= LONG_SECONDS and self._memory.is_above(worker):
+            worker.is_too_large = True  # seen now, lest its next attempt gets the blame
+        self._dismiss_if_spent(worker)
+
+    def _dismiss_if_spent(self, worker: Worker) -> None:
+        if worker.is_spent and not worker.sent and worker.phase is Phase.READY:
             worker.stop(time.monotonic() + LEAVE_SECONDS)
 
     def _on_output(self, worker: Worker, number: int, record: tuple[Any, ...]) -> None:
@@ -282,6 +301,7 @@ class Crew:
                 late.is_unwanted = False
                 if late.must_die:
                     self.begin_killing(worker, late)
+        self._dismiss_if_spent(worker)
 
     def take_back(self, job: Job) -> None:
         """Put a job that has not begun back into the queue, or end it if it is unwanted."""
@@ -335,12 +355,23 @@ class Crew:
 
     # --- killing and burying ----------------------------------------------------------------
 
-    def begin_killing(self, worker: Worker, job: Job) -> None:
+    def begin_killing(self, worker: Worker, job: Job, fault: str = "") -> None:
         """Hold the worker before its next call, so that this one is hit and no other."""
         if worker.killing is None:
             worker.slot.hold(True)
-            worker.killing = Killing(job, time.monotonic(), STACK_SECONDS)
+            worker.killing = Killing(job, time.monotonic(), STACK_SECONDS, fault)
             worker.ask_for_stack()
+
+    def _replace(self, worker: Worker, now: float) -> None:
+        """Put an end to a worker that uses too much memory, at no cost if that will do."""
+        if worker.phase is not Phase.READY or worker.killing is not None:
+            return
+        job = worker.sent.get(worker.slot.number)
+        if job is not None and now - worker.slot.began >= LONG_SECONDS:
+            self.begin_killing(worker, job, self._memory.explain(worker))
+        else:
+            worker.is_too_large = True
+            self._dismiss_if_spent(worker)
 
     def _on_stack(self, worker: Worker, events: int) -> None:
         del events
@@ -372,43 +403,26 @@ class Crew:
                 self.selector.unregister(descriptor)
         was_starting = worker.phase is Phase.STARTING
         self._hear(worker, worker.read_all())
-        end = worker.bury()
+        code = worker.bury()
         self.workers.remove(worker)
-        victim = worker.sent.pop(worker.slot.number, None)
+        victim = worker.sent.get(worker.slot.number)
+        killing = worker.killing
+        if killing is not None and killing.deadline is None and killing.job is not victim:
+            victim = None  # it was held before it could begin, and the one before it has ended
+        if victim is not None:
+            del worker.sent[victim.number]
         for job in reversed(tuple(worker.sent.values())):
             self.take_back(job)
         worker.sent.clear()
         if victim is not None:
-            self._end(victim, self._end_with_worker(worker, victim, end))
+            assert victim.pace is not None
+            victim.pace.has_crashed |= not victim.must_die
+            self._end(victim, died_with_worker(worker, victim, code))
         if was_starting:
-            self._start_failed(worker.failure or f"a worker process {end} before it was ready")
-
-    def _end_with_worker(self, worker: Worker, job: Job, end: str) -> Outcome:
-        seconds = max(0.0, time.monotonic() - worker.slot.began)
-        kind: OutcomeKind
-        if worker.killing is not None and worker.killing.job is job:
-            kind, reason = "stopped", f"stopped on request: {worker.name} was killed"
-        else:
-            assert job.pace is not None
-            job.pace.has_crashed = True
-            kind, reason = "lost", f"{worker.name} {end} while it ran this attempt"
-        return Outcome(
-            job.attempt.id,
-            kind,
-            None,
-            None,
-            reason + worker.user_stack(),
-            True,
-            seconds,
-            worker.name,
-        )
+            end = describe_exit(code, "before it was ready", worker.memory_bytes)
+            self._start_failed(worker.failure or f"a worker process {end}")
 
 
 def is_running(job: Job) -> bool:
     """Whether the worker that has it has begun it and has not begun another."""
     return job.worker is not None and job.worker.slot.number == job.number != IDLE
-
-
-def stopped_early(job: Job) -> Outcome:
-    """Return the outcome of a job that was cancelled before it began."""
-    return Outcome(job.attempt.id, "stopped", reason="cancelled before it began", began=False)

@@ -53,7 +53,7 @@ class Feeder:
         """Return who should get the next batch: who is idle, or has least to do; None if none."""
         best: Worker | None = None
         for worker in workers:
-            if worker.phase is not Phase.READY or worker.calls_left == 0 or worker.killing:
+            if worker.phase is not Phase.READY or worker.is_spent or worker.killing:
                 continue
             if not worker.sent:
                 return worker

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from penstock.attempt import Outcome
 from penstock.task_runners import Broken
-from penstock_runners.process_pool.crew import Crew, Plan, is_running, stopped_early
+from penstock_runners.process_pool.crew import Crew, Plan, is_running
+from penstock_runners.process_pool.endings import stopped_early
 from penstock_runners.process_pool.jobs import Client, Job, JobQueue
 
 if TYPE_CHECKING:

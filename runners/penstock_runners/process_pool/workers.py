@@ -47,13 +47,20 @@ class Phase(enum.Enum):
 class Killing:
     """The moment between the decision to kill a worker and the kill: it may show its stack."""
 
-    __slots__ = ("asked_at", "deadline", "job")
+    __slots__ = ("asked_at", "deadline", "fault", "job")
 
-    def __init__(self, job: Job, now: float, seconds: float) -> None:
+    def __init__(self, job: Job, now: float, seconds: float, fault: str) -> None:
         self.job = job
+        self.fault = fault
+        """What the worker did, if nobody asked for the end of the attempt."""
         self.asked_at = now
         self.deadline: float | None = now + seconds
         """When the kill comes; None: it has been decided."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody asked for the end of the attempt."""
+        return self.job.must_die or not self.fault
 
 
 class Outlet:
@@ -112,6 +119,12 @@ class Worker:
         self.stack = ""
         """What its fault handler wrote."""
         self._parcels: OrderedDict[int, None] = OrderedDict()
+        self.memory_bytes: int | None = None
+        """What it was last seen to use; None if it ended, or worked too briefly, before a look."""
+        self.has_worked = False
+        """Since its memory was looked at."""
+        self.is_too_large = False
+        """It is to be replaced when what it was sent has ended."""
         self._spawn(table, env)
 
     def _spawn(self, table: SlotTable, env: Mapping[str, str]) -> None:
@@ -165,6 +178,11 @@ class Worker:
         for job in self.sent.values():
             return job.client
         return None
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it gets nothing more, and leaves when what it was sent has ended."""
+        return self.is_too_large or self.calls_left == 0
 
     # --- sending ------------------------------------------------------------------------
 
@@ -255,16 +273,16 @@ class Worker:
             elif self._process._popen.poll() is None:  # or the id may be somebody else's
                 os.kill(self.process_id, number)
 
-    def bury(self) -> str:
-        """Wait for the process, which has ended, close what is open, and say how it ended."""
+    def bury(self) -> int | None:
+        """Wait for the process, which has ended, close what is open, and return its exit code."""
         if self._process.exitcode is None:  # without a pidfd, it may be a moment away
             self._process.join(1.0)
-        code = self._process.exitcode
+        code: int | None = self._process.exitcode
         if code is not None:
             self._process.join()  # takes it off the list of multiprocessing
         self.read_stack()
         self._close_descriptors()
-        return _describe_exit(code)
+        return code
 
     def close_in_child(self) -> None:
         """In a fork of the driver: close its copies, lest they keep the pipes open."""
@@ -305,16 +323,3 @@ def _widen(pipe: int) -> None:
         # what the kernel allows, and it works without.
         with contextlib.suppress(OSError):
             fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
-
-
-def _describe_exit(code: int | None) -> str:
-    if code is None:
-        return "ended, nobody knows how"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    hint = " (from outside, perhaps for want of memory)" if -code == signal.SIGKILL else ""
-    return f"was killed by {name}{hint}"

@@ -132,7 +132,8 @@ def _flow_run_standing_in(fields: Mapping[str, Any]) -> FlowRun:
             around = _known_by_id(fields["parent_id"], around)
     parameters = Parameters(fields["parameters"])
     subject = _Elsewhere(fields["flow_name"], fields["version"], lambda: parameters)
-    plan = _plan_of(subject, fields["flow_name"], frozenset(fields["tags"]))
+    tags = frozenset(fields["tags"])
+    plan = _plan_of(subject, fields["flow_name"], tags, log_prints=fields["log_prints"])
     run = FlowRun(plan, None, around, around, (), {}, fields["at"], fields["name"])
     run.take_identity(uuid.UUID(fields["id"]), fields["name"])
     run.run_count = fields["run_count"]

@@ -90,6 +90,7 @@ def _flow_run_fields(run: FlowRun) -> dict[str, Any]:
         "flow_name": run.flow_name,
         "version": getattr(run.flow, "version", None),
         "tags": tuple(run.tags),
+        "log_prints": run.plan.log_prints,
         "run_count": run.run_count,
         "at": run.states[0].at,
         "scheduled_at": scheduled,

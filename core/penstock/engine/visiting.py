@@ -14,6 +14,7 @@ from penstock.engine.driver import Engine
 from penstock.engine.loop import Waiter
 from penstock.logging import prepare_to_log
 from penstock.remote_runs import description_of, settings_of, tags_around
+from penstock.states import StateType
 from penstock.worker.here import ATTEMPT
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class VisitingEngine(Engine):
         super().__init__(settings.Settings(**settings_of(here)))
         self.sole_runner: str | None = NESTED_RUNNER
         self._here = here
+        self._unseen: list[tuple[int, Run]] = []
+        """Failures that somebody may yet look at, with their places among the descriptions."""
         here.at_end.append(self._end)
 
     def count_in(self, run: Run) -> None:
@@ -46,6 +49,8 @@ class VisitingEngine(Engine):
 
     def close_books(self, run: Run) -> None:
         """As any engine does, and describe the run for the driver."""
+        if not run.seen and run.state.type in (StateType.FAILED, StateType.CRASHED):
+            self._unseen.append((len(self._here.children), run))
         self._here.children.append(description_of(run))
         super().close_books(run)
 
@@ -60,6 +65,9 @@ class VisitingEngine(Engine):
                     self.watch(run, waiter)
                     self.loop.wait(waiter)
         finally:
+            for place, run in self._unseen:
+                if run.seen:
+                    self._here.children[place] = description_of(run)
             self.close()
 
 

@@ -205,6 +205,7 @@ class _Worker:
             fn = self._parcels[function]
             if type(fn) is bytearray:
                 fn = self._parcels[function] = running.loading("function", pickle.loads, fn)
+            self._slot.call(time.monotonic())  # what was imported for it does not count
             return fn, args, kwargs
 
         ending = running.run(here, load, variables)
@@ -212,8 +213,8 @@ class _Worker:
         packed, parts = ending.payload, ending.buffers
         if ending.how == running.RAISED and _size(packed) > packing.LARGE_BYTES:
             packed, parts = None, [marshal.dumps(packed)]
-        now = time.monotonic()
-        head = (frames.DONE, number, ending.how, packed, began, now - began, ending.children)
+        now, called = time.monotonic(), self._slot.called or began
+        head = (frames.DONE, number, ending.how, packed, called, now - called, ending.children)
         self._outbox.note(head, parts)
 
     def _loaded(self, number: int, load: Callable[[Any], Any]) -> Any:

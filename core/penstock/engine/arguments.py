@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from penstock.engine.lineage import Ledger
     from penstock.runs import FlowRun, Run
 
-__all__ = ["compile_binder", "find_runs", "look_through", "put_values", "upstream_problem"]
+__all__ = [
+    "compile_binder",
+    "find_runs",
+    "look_through",
+    "put_values",
+    "runs_needed_for",
+    "upstream_problem",
+]
 
 _PREFIXES: dict[Any, str] = {
     inspect.Parameter.VAR_POSITIONAL: "*",
@@ -78,6 +85,18 @@ def find_runs(value: Any) -> list[Run]:
     found: list[Run] = []
     if type(value) not in _ATOMS:
         _search(value, found, set())
+    return found
+
+
+def runs_needed_for(value: Any) -> set[Run]:
+    """Return the runs whose futures stand in a value, and those that they wait for."""
+    found: set[Run] = set()
+    looking = find_runs(value)
+    while looking:
+        run = looking.pop()
+        if run not in found:
+            found.add(run)
+            looking.extend(run.upstream)
     return found
 
 

@@ -6,9 +6,10 @@ since they are immutable, cheap to make by the ten thousand, and pickle by posit
 
 from __future__ import annotations
 
+import abc
 import pickle
 import time
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from penstock.worker.calling import call
 
@@ -113,17 +114,31 @@ class Packed(NamedTuple):
         return pickle.loads(self.data, buffers=self.buffers)
 
 
-class KeptResult(Protocol):
-    """A result that stayed with the workers; an argument for attempts of the same runner only."""
+class KeptResult(abc.ABC):
+    """A result that stayed with the workers, and is an argument for attempts of the same runner.
 
-    @property
-    def nbytes(self) -> int:
-        """About how large the value is, in bytes."""
-        ...
+    Attributes:
+        nbytes: about how large the value is, in bytes.
+        runner: who keeps it.
+        producer: what the engine notes, to make the value again should it be lost.
+    """
 
+    def __init__(self, nbytes: int, runner: Any) -> None:
+        self.nbytes: int = nbytes
+        self.runner: Any = runner
+        self.producer: Any = None
+
+    @abc.abstractmethod
     def fetch(self) -> Any:
-        """Bring the value here. Raises `LookupError` if it was lost with its worker."""
-        ...
+        """Bring the value here; in any thread, and never with the engine's lock held.
+
+        Raises:
+            LookupError: it was lost with its worker, or the workers are gone.
+        """
+
+    @abc.abstractmethod
+    def superseded_by(self, value: Any) -> None:
+        """Stand, from now on, for the same value made again: kept anew, or the value itself."""
 
 
 class Outcome(NamedTuple):
@@ -145,6 +160,8 @@ class Outcome(NamedTuple):
     """Whether the user's function began; None where the runner cannot know."""
     duration_seconds: float = 0.0
     worker: str = ""
+    lost_inputs: tuple[KeptResult, ...] = ()
+    """``lost``: arguments that were lost with their workers before it could begin."""
     children: bytes | None = None
     """The packed descriptions of runs that began and ended inside of this attempt, elsewhere."""
 

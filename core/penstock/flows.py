@@ -26,7 +26,7 @@ from penstock import names, settings
 from penstock.context import TAGS, current_run, require_flow_run
 from penstock.definitions import Definition
 from penstock.engine import interrupts
-from penstock.engine.arguments import look_through, put_values
+from penstock.engine.arguments import look_through, prerequisites, put_values, tolerated
 from penstock.engine.async_direct import drive_async
 from penstock.engine.direct import drive
 from penstock.engine.driver import Engine
@@ -48,7 +48,7 @@ from penstock.options import (
 )
 from penstock.parameters import ParameterCheck
 from penstock.retries import RetryPolicy
-from penstock.runner_choice import carrier_for, choose, describe
+from penstock.runner_choice import carrier_for, choose, describe, handle_for
 from penstock.runs import FlowRun, Plan
 from penstock.states import State, StateType
 
@@ -202,6 +202,7 @@ class Flow(Definition[P, R_co]):
 
         Raises:
             TypeError: the function cannot be called like this; no run has begun.
+            TaskRunnerNotFound: its task runner cannot be had; no run has begun.
             UnobservedFailureError: runs inside failed, and nobody looked at them.
             BaseException: whatever the function raised in its last attempt, untouched.
         """
@@ -267,9 +268,10 @@ class Flow(Definition[P, R_co]):
             engine = engine_for(parent)
             if engine.sole_runner is not None:  # in a worker elsewhere
                 now = engine.settings
+        wait_for = prerequisites(wait_for)
         seen = look_through(parameters, around, wait_for)
         if seen is None and self._checks_parameters:
-            args, kwargs = self._check.arguments(args, kwargs, parameters)
+            args, kwargs = self._check.arguments(args, kwargs, parameters, self.signature)
         plan = self.plan(now, around, TAGS.get())
         run = FlowRun(plan, engine, around, parent, args, kwargs, engine.clock.time(), names.slug())
         if seen is not None:
@@ -277,6 +279,8 @@ class Flow(Definition[P, R_co]):
             if has_marks and not run.upstream:
                 run.args = tuple(put_values(value) for value in args)
                 run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
+            if wait_for is not None:
+                run.tolerates = frozenset(tolerated(wait_for))
         run.ledger = Ledger()
         prepare_to_log(run, now)
         choice = choose(self.name, self.options.get("task_runner"), self._runner_by_call)
@@ -284,6 +288,7 @@ class Flow(Definition[P, R_co]):
             run.task_runner, run.runner_reason = around.task_runner, "that of the flow around it"
         else:
             run.task_runner, run.runner_reason = choice
+        handle_for(None, run, engine)  # a runner that cannot be had is refused before there is work
         if is_submitted:
             run.plan = dataclasses.replace(plan, runner=carrier_for(around, engine))
         engine.count_in(run)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
 
-from penstock.exceptions import CancelledRun, FutureCycleError
+from penstock.attempt import KeptResult
+from penstock.exceptions import CancelledRun, FutureCycleError, WorkerLost
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ ALL_COMPLETED: Literal["ALL_COMPLETED"] = "ALL_COMPLETED"
 FIRST_COMPLETED: Literal["FIRST_COMPLETED"] = "FIRST_COMPLETED"
 FIRST_EXCEPTION: Literal["FIRST_EXCEPTION"] = "FIRST_EXCEPTION"
 ReturnWhen = Literal["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"]
+
+
+MOST_RECOVERIES = 3
+"""How often a result that was lost with a worker is made again for one who asks for it."""
 
 
 class PenstockFuture(Generic[R_co]):
@@ -162,12 +167,32 @@ class PenstockFuture(Generic[R_co]):
         run.mark_seen()
         state = run.state
         if state.type is StateType.COMPLETED:
-            return state.value()  # type: ignore[no-any-return]  # R by construction
+            return self._value(state)
         error = state.exception()
         assert error is not None
         if raise_on_failure:
             raise error
         return error
+
+    def _value(self, state: State[R_co]) -> R_co:
+        """Return the value; one that was lost with the worker that kept it is made again."""
+        for _ in range(MOST_RECOVERIES):
+            kept = state.data
+            try:
+                return state.value()
+            except LookupError:
+                if not isinstance(kept, KeptResult) or self.run.engine.loop.is_closed:
+                    raise
+            self.run.engine.recover(self.run)
+            state = self.run.state
+            if state.type is not StateType.COMPLETED:
+                error = state.exception()
+                assert error is not None
+                raise error
+        raise WorkerLost(
+            f"the result of {self.run.name!r} was lost with its worker {MOST_RECOVERIES} times; "
+            'have it brought home by result_on="driver"'
+        )
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the run and return its failure, or None if it ended well.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from penstock.annotations import Annotation, allow_failure
 from penstock.attempt import Siblings
+from penstock.engine.arguments import prerequisites
 from penstock.exceptions import MappingLengthMismatch, MappingMissingIterable
 from penstock.futures import PenstockFuture, PenstockFutureList, wait
 from penstock.options import OnError
@@ -67,7 +68,7 @@ class MappedCall:
         chunk: int,
     ) -> None:
         self.task = task
-        self.wait_for = wait_for
+        self.wait_for: Any = prerequisites(wait_for)
         self.group = group
         self.args: list[Any] = list(args)
         self.kwargs: dict[str, Any] = dict(kwargs)

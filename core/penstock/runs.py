@@ -127,6 +127,7 @@ class Run:
         run_count: how many attempts have begun.
         parent: the run whose code made this one, or None.
         flow_run: the flow run it belongs to, or None.
+        tolerates: runs in its `wait_for` that may have failed: they stand under `allow_failure`.
         starting: the state to enter when the attempt at hand begins.
         hook_errors: how many of its hooks raised.
         children: the runs that its code has made, if it is a task run.
@@ -164,6 +165,7 @@ class Run:
         "siblings",
         "starting",
         "state",
+        "tolerates",
         "upstream",
         "waiters",
         "waits_on",
@@ -202,6 +204,7 @@ class Run:
         self.interrupt: BaseException | None = None
         self.starting: State[Any] | None = None
         self.upstream: Sequence[Run] = ()
+        self.tolerates: frozenset[Run] = frozenset()
         self.dependents: list[TaskRun | FlowRun] | None = None
         self.waiters: list[Waiter] | None = None
         self.callbacks: list[Callable[..., object]] | None = None

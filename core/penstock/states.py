@@ -21,7 +21,7 @@ import datetime
 import enum
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
-from penstock.attempt import Packed
+from penstock.attempt import KeptResult, Packed
 from penstock.exceptions import (
     CancelledRun,
     CrashedRun,
@@ -43,6 +43,7 @@ __all__ = [
     "Failed",
     "Paused",
     "Pending",
+    "ResultLost",
     "Retrying",
     "Running",
     "Scheduled",
@@ -85,7 +86,9 @@ LEGAL_MOVES: Final[dict[StateType, frozenset[StateType]]] = {
     _PAUSED: frozenset({_RUNNING, _CANCELLING, *TERMINAL}),
     # COMPLETED: the work was done before the request to cancel could reach it.
     _CANCELLING: frozenset(TERMINAL),
-    # No row for a terminal type: what has ended stays as it ended.
+    # Its result had stayed with a worker, and was lost there: the work is done once more.
+    _COMPLETED: frozenset({_SCHEDULED}),
+    # No row for the other terminal types: what has ended stays as it ended.
 }
 
 LEGAL_AFTER_PROVISIONAL: Final = frozenset(
@@ -207,11 +210,17 @@ class State(Generic[R]):
         """Return what is stored, unpacked by whoever asks first if it came from elsewhere.
 
         For the value of a run ask `result()`, which raises where there is none.
+
+        Raises:
+            LookupError: it stayed with a worker, and was lost there.
         """
         data = self.data
         if type(data) is Packed:
             data = data.load()
             object.__setattr__(self, "data", data)  # the same value, in its other form
+        elif isinstance(data, KeptResult):
+            data = data.fetch()
+            object.__setattr__(self, "data", data)
         return data  # type: ignore[no-any-return]  # R by construction
 
     def exception(self) -> BaseException | None:
@@ -346,6 +355,11 @@ def Cancelled(message: str | None = None) -> State[Any]:  # noqa: N802
 def Cancelling(message: str | None = None) -> State[Any]:  # noqa: N802
     """Asked to end, and still running."""
     return State(_CANCELLING, "Cancelling", message)
+
+
+def ResultLost(message: str | None = None) -> State[Any]:  # noqa: N802
+    """Ended well, and to be run again, as its result was lost with the worker that kept it."""
+    return State(_SCHEDULED, "ResultLost", message)
 
 
 def Paused(message: str | None = None) -> State[Any]:  # noqa: N802

@@ -75,6 +75,8 @@ class Capabilities:
     """Idle workers may outlive `close()` for a while, for the next runner of their kind."""
     elastic: bool = False
     """`slots()` changes while the runner is open."""
+    shares_workers: bool = False
+    """Workers belong to somebody else, and outlive the driver."""
     schedules_resources: bool = False
     """Sees by itself to what `Attempt.resources` says; otherwise the engine hands out what the
     runner's `resources` list."""
@@ -306,6 +308,7 @@ def _class_named(name: str, spec: str) -> type[TaskRunner]:
 
 
 _LAZY = {
+    "DaskTaskRunner": "dask",
     "ProcessPoolTaskRunner": "process",
     "SequentialTaskRunner": "inline",
     "ThreadPoolTaskRunner": "thread",

@@ -25,7 +25,7 @@ from penstock import names, settings
 from penstock.cache_policies import CachePolicy, task_input_hash
 from penstock.context import TAGS, current_run
 from penstock.definitions import Definition, HookFunction
-from penstock.engine.arguments import look_through, put_values
+from penstock.engine.arguments import look_through, prerequisites, put_values, tolerated
 from penstock.engine.async_direct import drive_async
 from penstock.engine.direct import drive
 from penstock.engine.execution import is_plain
@@ -320,7 +320,8 @@ class Task(Definition[P, R_co]):
         Args:
             *args: for the function; the run starts when the futures among them have their values.
             return_state: wait, and return the final state instead of a future.
-            wait_for: futures that must be over first, and have ended well.
+            wait_for: futures that must be over first, and have ended well, but for those in
+                `allow_failure(...)`.
             **kwargs: for the function.
 
         Raises:
@@ -429,7 +430,7 @@ class Task(Definition[P, R_co]):
         if plan is None:
             plan = plans[key] = planned.plan(engine.settings, flow_run, engine, tags)
         if planned is not self:  # not kept: each access to a method makes a bound task
-            plan = dataclasses.replace(plan, subject=self)
+            plan = dataclasses.replace(plan, subject=self, run_name=self._run_name)
         number = -1
         if flow_run is not None:
             counter = flow_run.counters.get(plan.name)
@@ -446,12 +447,15 @@ class Task(Definition[P, R_co]):
             engine.clock.time(),
             number,
         )
+        wait_for = prerequisites(wait_for)
         seen = look_through(parameters, flow_run, wait_for)
         if seen is not None:
             run.upstream, run.task_inputs, has_marks = seen
             if has_marks and not run.upstream:
                 run.args = tuple(put_values(value) for value in args)
                 run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
+            if wait_for is not None:
+                run.tolerates = frozenset(tolerated(wait_for))
         engine.count_in(run)
         return run
 

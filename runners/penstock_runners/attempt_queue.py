@@ -38,6 +38,16 @@ class AttemptQueue:
             self._top = self._lanes[max(self._lanes)]
         lane[attempt.id] = attempt
 
+    def push_front(self, attempt: Attempt) -> None:
+        """Put an attempt back at the front of its lane."""
+        self.push(attempt)
+        self._lanes[attempt.priority].move_to_end(attempt.id, last=False)
+
+    def first(self) -> Attempt | None:
+        """Return the attempt whose turn it is, and leave it here; None if none waits."""
+        lane = self._top
+        return None if lane is None else next(iter(lane.values()))
+
     def pop(self) -> Attempt | None:
         """Take the attempt whose turn it is; None if none waits."""
         lane = self._top

@@ -370,14 +370,32 @@ def test_an_unknown_runner_in_the_settings_or_of_one_task_is_the_same_error() ->
         main()
 
 
+@pytest.mark.parametrize("runner", ["nowhere", "thread:0", 7, "environment"])
+def test_an_unknown_runner_is_refused_before_the_flow_begins(
+    runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[bool] = []
+    if runner == "environment":
+        monkeypatch.setenv("PENSTOCK_TASK_RUNNER", "nowhere")
+    main = flow(
+        lambda: began.append(True), task_runner="thread" if runner == "environment" else runner
+    )
+    with pytest.raises(TaskRunnerNotFound):
+        main()
+    with pytest.raises(TaskRunnerNotFound):
+        flow(main, name="around", task_runner="inline")()
+    assert not began
+
+
 def test_an_unknown_runner_leaves_no_run_behind_that_never_ends() -> None:
     states: list[str] = []
+    nowhere = add.with_options(task_runner="nowhere")
 
-    @flow(task_runner="nowhere", on_failure=lambda state: states.append(state.name))
+    @flow(on_failure=lambda state: states.append(state.name))
     def main() -> None:
         with pytest.raises(TaskRunnerNotFound):
-            add.submit(1, 2)
-        add.submit(1, 2)
+            nowhere.submit(1, 2)
+        nowhere.submit(1, 2)
 
     with pytest.raises(TaskRunnerNotFound):
         main()

@@ -248,7 +248,8 @@ def test_allow_failure_of_one_future_goes_to_every_run(runner: str) -> None:
     assert in_flow(runner, body) == ["ValueError", "ValueError"]
 
 
-def test_every_run_waits_for_wait_for(threads: str, gate: Gate) -> None:
+@pytest.mark.parametrize("kind", [list, iter])
+def test_every_run_waits_for_wait_for(threads: str, gate: Gate, kind: Any) -> None:
     began: list[int] = []
 
     @task
@@ -257,7 +258,7 @@ def test_every_run_waits_for_wait_for(threads: str, gate: Gate) -> None:
         began.append(-1)
 
     def body() -> None:
-        futures = task(began.append).map([1, 2, 3], wait_for=[hold.submit()])
+        futures = task(began.append).map([1, 2, 3], wait_for=kind([hold.submit()]))
         assert began == []
         gate.open()
         futures.wait()

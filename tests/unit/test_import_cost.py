@@ -15,6 +15,7 @@ import pytest
 HEAVY = (
     "dask",
     "distributed",
+    "fsspec",
     "joblib",
     "loky",
     "numpy",
@@ -75,6 +76,20 @@ def imported() -> dict[str, Any]:
 
 def test_importing_penstock_loads_no_heavy_module(imported: dict[str, Any]) -> None:
     assert not set(HEAVY) & set(imported["modules"])
+
+
+def test_what_keeps_results_loads_no_heavy_module_and_touches_nothing() -> None:
+    """Also with stores made: fsspec comes when the first URL is read."""
+    statements = """
+import penstock.transactions, penstock.storage_choice
+from penstock.results import ResultStore
+ResultStore("s3://bucket/results"), ResultStore("/none")
+assert "cloudpickle" not in sys.modules
+"""
+    found = probe(statements)
+    assert not set(HEAVY) & set(found["modules"])
+    assert found["events"] == []
+    assert found["threads"] == ["MainThread"]
 
 
 def test_importing_penstock_loads_no_task_runner(imported: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import keyword
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from penstock.annotations import Annotation, allow_failure, opaque, quote
@@ -22,8 +23,10 @@ __all__ = [
     "compile_binder",
     "find_runs",
     "look_through",
+    "prerequisites",
     "put_values",
     "runs_needed_for",
+    "tolerated",
     "upstream_problem",
 ]
 
@@ -154,6 +157,11 @@ def look_through(
     return upstream, inputs, has_marks
 
 
+def prerequisites(wait_for: Any) -> Any:
+    """Return `wait_for` as something that can be gone through more than once."""
+    return list(wait_for) if isinstance(wait_for, Iterator) else wait_for
+
+
 def tolerated(value: Any, seen: set[int] | None = None) -> set[Run]:
     """Return the runs that stand under `allow_failure` in a value."""
     if isinstance(value, allow_failure):
@@ -170,7 +178,11 @@ def tolerated(value: Any, seen: set[int] | None = None) -> set[Run]:
     return {run for item in items for run in tolerated(item, seen)}
 
 
-def put_values(value: Any, made: dict[int, Any] | None = None) -> Any:
+def put_values(
+    value: Any,
+    made: dict[int, Any] | None = None,
+    value_of: Callable[[State[Any]], Any] = State.value,
+) -> Any:
     """Return the value with each future replaced by its result, and the marks taken off.
 
     What holds no future is returned as it is: the very same object. A list or dict that contains
@@ -180,9 +192,9 @@ def put_values(value: Any, made: dict[int, Any] | None = None) -> Any:
         return value
     if isinstance(value, PenstockFuture):
         state = value.run.state
-        return state.value() if state.type is StateType.COMPLETED else state.exception()
+        return value_of(state) if state.type is StateType.COMPLETED else state.exception()
     if isinstance(value, Annotation):
-        return value.value if isinstance(value, quote) else put_values(value.value, made)
+        return value.value if isinstance(value, quote) else put_values(value.value, made, value_of)
     if not isinstance(value, (list, tuple, set, frozenset, dict)):
         return value
     made = {} if made is None else made
@@ -194,15 +206,15 @@ def put_values(value: Any, made: dict[int, Any] | None = None) -> Any:
     if isinstance(value, dict):
         items = made[id(value)] = {} if type(value) is dict else copy.copy(value)
         for key, item in value.items():
-            items[key] = put_values(item, made)
+            items[key] = put_values(item, made, value_of)
         return items
     if isinstance(value, list):  # also of futures, ours or a user's: a plain list of values
         values: list[Any] = []
         made[id(value)] = values
-        values.extend(put_values(item, made) for item in value)
+        values.extend(put_values(item, made, value_of) for item in value)
         return values
     made[id(value)] = value  # a cycle through it leads to the old one, as it cannot be filled in
-    made[id(value)] = _rebuilt(value, [put_values(item, made) for item in value])
+    made[id(value)] = _rebuilt(value, [put_values(item, made, value_of) for item in value])
     return made[id(value)]
 
 
@@ -216,6 +228,7 @@ def upstream_problem(run: Run, tolerate: set[Run]) -> State[Any] | None:
 
     A failed input is a failure of this run, too; a cancelled one cancels it (`spec.md`, D5).
     """
+    tolerate = tolerate | run.tolerates
     cancelled: Sequence[Run] = [
         each
         for each in run.upstream

@@ -13,7 +13,7 @@ import random
 import threading
 from typing import TYPE_CHECKING, Any
 
-from penstock.attempt import Outcome
+from penstock.attempt import KeptResult, Outcome
 from penstock.engine import interrupts
 from penstock.engine.arguments import put_values, runs_needed_for, tolerated, upstream_problem
 from penstock.engine.commands import (
@@ -28,7 +28,7 @@ from penstock.engine.commands import (
 from penstock.engine.dispatch import Dispatcher
 from penstock.engine.environments import environment_of
 from penstock.engine.loop import Clock, Loop, RealClock, Timer
-from penstock.engine.performing import Performing
+from penstock.engine.recovery import Recovering, has_kept_result
 from penstock.engine.task_run import failure, task_run
 from penstock.futures import PenstockFuture
 from penstock.logging import replay
@@ -38,7 +38,7 @@ from penstock.task_runners import Broken, Output, SlotsChanged, Started
 from penstock.tracebacks import cut_own_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from penstock.attempt import Environment
     from penstock.engine.dispatch import RunnerHandle
@@ -68,7 +68,7 @@ class Begin:
         self.run: Run = run
 
 
-class Engine(Performing):
+class Engine(Recovering):
     """Drives the runs of one root run.
 
     Args:
@@ -104,6 +104,8 @@ class Engine(Performing):
         self._lock = threading.Lock()
         self._waits = {}
         self._sleepers: set[Run] = set()
+        self._lost = {}
+        self._resuming = {}
         self._deadlines: dict[int, Timer] = {}
         self._overdue: set[int] = set()  # attempts whose time was up, and whose end is on its way
 
@@ -204,6 +206,8 @@ class Engine(Performing):
                     return
                 if command is RESOLVE:
                     answer = self.resolve(run)
+                    if answer is RESOLVE:  # it waits for inputs to be made again
+                        return
                     continue
                 try:
                     answer = self.perform(run, command)
@@ -251,20 +255,46 @@ class Engine(Performing):
     def _hand_out(self) -> None:
         self.dispatcher.hand_out()
 
-    def resolve(self, run: Run) -> State[Any] | None:
-        """Put the values of inputs that are over in place, or return why that cannot be."""
+    def resolve(self, run: Run) -> Any:
+        """Put the values of inputs that are over in place, or return why that cannot be.
+
+        Returns:
+            None; the final state that the run ends in; or `RESOLVE`, if inputs were lost and are
+            made again: `resume` goes on then.
+        """
         problem = upstream_problem(run, tolerated(run.args) | tolerated(dict(run.kwargs)))
         if problem is None:
             for upstream in run.upstream:
                 if upstream.state.type is not COMPLETED:
                     upstream.mark_seen()  # its exception is handed to user code
             try:
-                run.args = tuple(put_values(value) for value in run.args)
+                value_of = self._value_for(run)
+                run.args = tuple(put_values(value, None, value_of) for value in run.args)
                 if run.kwargs:
-                    run.kwargs = {name: put_values(value) for name, value in run.kwargs.items()}
+                    run.kwargs = {
+                        name: put_values(value, None, value_of)
+                        for name, value in run.kwargs.items()
+                    }
+            except LookupError as error:
+                lost = [each.state.data for each in run.upstream if has_kept_result(each)]
+                if lost and run.was_submitted and self.wait_for_lost(run, lost, RESOLVE):
+                    return RESOLVE
+                return failure(error, "Flow run" if run.is_flow_run else "Task run")
             except Exception as error:  # noqa: BLE001  (a container that cannot hold the values)
                 return failure(error, "Flow run" if run.is_flow_run else "Task run")
         return problem
+
+    def _value_for(self, run: Run) -> Callable[[State[Any]], Any]:
+        """Return what gives the value of an input: what a runner keeps, it can have as it is."""
+        runner = None if run.is_flow_run or run.plan.runner is None else run.plan.runner.runner
+
+        def value_of(state: State[Any]) -> Any:
+            data = state.data
+            if isinstance(data, KeptResult) and data.runner is runner and run.was_submitted:
+                return data
+            return state.value()
+
+        return value_of
 
     def perform(self, run: Run, command: Any) -> Any:
         """Perform a command that does not wait."""
@@ -297,13 +327,18 @@ class Engine(Performing):
             elif flow_run is not None:
                 with self._lock:
                     flow_run.tally.cancelled += 1
-        run.forget_inputs()
+        if has_kept_result(run):
+            self.note_kept(run)
+        else:
+            run.forget_inputs()
 
     def _finish(self, run: Run) -> None:
         """A submitted run is over: tell everybody who waits. Under the turn."""
         self.loop.in_flight -= 1
         self._sleepers.discard(run)
+        self._resuming.pop(run, None)
         self.dispatcher.release(run)
+        self.note_made_again(run)
         self.close_books(run)
         with self._lock:
             waiters, run.waiters = run.waiters, None
@@ -339,6 +374,8 @@ class Engine(Performing):
     def _inputs_are_over(self, run: Run) -> None:
         if run.state.is_final():
             return  # cancelled meanwhile
+        if self._resuming and self.resume(run):
+            return
         if run.is_flow_run:
             self.dispatcher.enqueue(run)
         else:
@@ -445,7 +482,13 @@ class Engine(Performing):
             run.run_count -= 1
         elif starting is not None and run.state.type is not CANCELLING:
             self.enter(run, starting, self.clock.time() - outcome.duration_seconds)
-        self.step(run, self.report(run, outcome))
+        report = self.report(run, outcome)
+        lost = outcome.lost_inputs
+        if lost and not report.cancelled:
+            if self.wait_for_lost(run, lost, report):
+                return
+            report = report._replace(outcome=outcome._replace(kind="abandoned"))
+        self.step(run, report)
 
     def report(self, run: Run, outcome: Outcome) -> Report:
         """Return what the driver knows about the end of an attempt."""

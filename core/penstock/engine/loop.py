@@ -325,6 +325,11 @@ class Loop:
             self._drive(waiter, deadline, checks=True)
         return waiter.ready
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended: nothing will be driven any more."""
+        return self._closed
+
     def guards_signals(self) -> bool:
         """Whether the calling thread owns the loop and is the one that gets signals."""
         return self.owner_is_main and threading.get_ident() == self.owner

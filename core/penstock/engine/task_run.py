@@ -62,48 +62,67 @@ def task_run(run: TaskRun, rng: random.Random) -> Life:
                 raise
             except Exception as error:  # noqa: BLE001  (the naming function is the user's)
                 return (yield from end(run, failure(error, "Task run")))
-        failures = crashes = uncharged = 0
-        following: State[Any] = State(RUNNING, "Running")
-        while True:
-            state = yield from start(run, following)
-            if state.type is not RUNNING:
-                return state
-            report: Report = yield Execute(state)
-            concluded = conclusion(run, report)
-            state = (yield Propose(concluded)) if plan.handlers else concluded
-            if state.type is FAILED and not report.cancelled:
-                problem = state.exception()
-                if failures < plan.retries.retries and (yield from may_retry(run, state)):
-                    failures += 1
-                    delay = plan.retries.delay_seconds(failures, rng)
-                    following = yield from retry(run, state, report.at, delay, failures)
-                    continue
-                why = why_no_retry(plan.retries.retries, failures)
-                yield Log(
-                    logging.ERROR, f"Task run failed with exception: {problem!r} - {why}", problem
-                )
-            elif is_worth_a_crash_retry(state, report) and (
-                crashes < plan.crash_retries
-                or (report.outcome.began is not True and uncharged < MOST_UNCHARGED)
-            ):
-                if report.outcome.began is not True and uncharged < MOST_UNCHARGED:
-                    uncharged += 1  # it did not kill its worker, as far as anybody knows
-                    budget = "It will start again, uncharged"
-                else:
-                    crashes += 1
-                    budget = f"Crash retry {crashes}/{plan.crash_retries} will start immediately"
-                yield Log(
-                    logging.WARNING,
-                    f"Attempt {run.run_count} crashed: {state.message} - {budget}",
-                )
-                if report.outcome.began is False:
-                    continue  # nothing has happened that the history should tell
-                yield Enter(provisional(state))
-                following = State(RUNNING, "Retrying")
-                continue
-            return (yield from enter(state))
+        return (yield from attempts(run, State(RUNNING, "Running"), rng))
     except CancelRun as cancel:
         return (yield from enter(State(CANCELLED, "Cancelled", str(cancel) or None)))
+
+
+def once_more(run: TaskRun, rng: random.Random) -> Life:
+    """Live on after the end: the result was lost with the worker that kept it."""
+    text = "its result was lost with the worker that kept it"
+    yield Log(logging.WARNING, f"Task run is run again: {text}")
+    yield Enter(State(SCHEDULED, "ResultLost", text))
+    try:
+        return (yield from attempts(run, State(RUNNING, "Running"), rng))
+    except CancelRun as cancel:
+        return (yield from enter(State(CANCELLED, "Cancelled", str(cancel) or None)))
+
+
+def attempts(
+    run: TaskRun, following: State[Any], rng: random.Random
+) -> Generator[Command, Any, State[Any]]:
+    """Make attempts until one of them is the last, and return the final state, as entered."""
+    plan = run.plan
+    failures = crashes = uncharged = 0
+    while True:
+        state = yield from start(run, following)
+        if state.type is not RUNNING:
+            return state
+        report: Report = yield Execute(state)
+        concluded = conclusion(run, report)
+        state = (yield Propose(concluded)) if plan.handlers else concluded
+        if state.type is FAILED and not report.cancelled:
+            problem = state.exception()
+            if failures < plan.retries.retries and (yield from may_retry(run, state)):
+                failures += 1
+                delay = plan.retries.delay_seconds(failures, rng)
+                following = yield from retry(run, state, report.at, delay, failures)
+                continue
+            why = why_no_retry(plan.retries.retries, failures)
+            yield Log(
+                logging.ERROR, f"Task run failed with exception: {problem!r} - {why}", problem
+            )
+        elif is_worth_a_crash_retry(state, report) and (
+            crashes < plan.crash_retries
+            or (report.outcome.began is not True and uncharged < MOST_UNCHARGED)
+        ):
+            if report.outcome.began is not True and uncharged < MOST_UNCHARGED:
+                uncharged += 1  # it did not kill its worker, as far as anybody knows
+                budget = "It will start again, uncharged"
+            else:
+                crashes += 1
+                budget = f"Crash retry {crashes}/{plan.crash_retries} will start immediately"
+            if report.outcome.began is False:  # nothing that the history should tell
+                yield Log(logging.INFO, f"Not begun: {report.outcome.reason}. {budget}")
+                continue
+            yield Log(
+                logging.WARNING,
+                f"Attempt {run.run_count} crashed: {state.message} - {budget}",
+            )
+            yield Enter(provisional(state))
+            following = State(RUNNING, "Retrying")
+            continue
+        return (yield from enter(state))
 
 
 def enter(state: State[Any]) -> Generator[Command, Any, State[Any]]:

@@ -117,6 +117,7 @@ class LifeChecks(ConformanceChecks):
 
     def test_workers_die_with_a_driver_that_is_killed(self, harness: RunnerHarness) -> None:
         skip_if(harness.capabilities.isolation != "process", "workers are in the driver")
+        skip_if(harness.capabilities.shares_workers, "the workers are not the driver's own")
         skip_if(not pathlib.Path("/proc/self").exists(), "no /proc on this platform")
         everything = harness.gate()
         directory = harness.directory / "workers"

@@ -207,12 +207,12 @@ class OutcomeChecks(ConformanceChecks):
     def test_kept_results_stay_and_feed_the_next(self, harness: RunnerHarness) -> None:
         skip_unless(harness.capabilities.keeps_results, "keeps_results")
         size = 5 << 20
-        outcome = harness.run(bytes, size, keep_result=True)
+        outcome = harness.run(bytes, size, result_on="cluster")
         kept = outcome.value
-        assert outcome.kind == "returned", "keep_result asks for a value, all the same"
+        assert outcome.kind == "returned", "result_on asks for a value, all the same"
         assert not isinstance(kept, (bytes, Packed)), "a kept result does not come home"
         assert kept.nbytes >= size / 2, "nbytes is about the size of the value"
         assert harness.value(harness.run(len, kept)) == size, "a KeptResult is a good argument"
-        (fetched,) = harness.runner.fetch([kept])  # type: ignore[attr-defined]  # KeepsResults
-        assert len(fetched) == size, "fetch() brings the value"
-        harness.runner.release([kept])  # type: ignore[attr-defined]  # KeepsResults
+        assert len(kept.fetch()) == size, "fetch() brings the value"
+        home = harness.run(bytes, size, result_on="driver")
+        assert len(harness.value(home)) == size, "what is wanted at home comes home"

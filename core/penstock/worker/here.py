@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import types
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["ATTEMPT", "Here", "travelling"]
+__all__ = ["ATTEMPT", "Here", "common", "given", "giving", "travelling"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
+T = TypeVar("T")
 
 PROTOCOL: Final = 1
 """Of what a `Here` holds, as two versions of Penstock may meet in a worker."""
@@ -66,10 +69,33 @@ def travelling(fn: F) -> F:
     return common
 
 
-def _common_variable() -> ContextVar[Here | None]:
-    made: ContextVar[Here | None] = ContextVar("penstock_attempt", default=None)
-    variable: ContextVar[Here | None] = vars(_holder()).setdefault("ATTEMPT", made)
-    return variable
+def common(name: str, value: T) -> T:
+    """Return what all copies of this package in a process share under a name."""
+    shared: T = vars(_holder()).setdefault(name, value)
+    return shared
 
 
-ATTEMPT: Final = _common_variable()
+_attempt: ContextVar[Here | None] = ContextVar("penstock_attempt", default=None)
+ATTEMPT: Final = common("ATTEMPT", _attempt)
+
+
+# --- values that are here already -------------------------------------------------------
+
+_given = threading.local()
+
+
+@contextlib.contextmanager
+def giving(values: Sequence[Any]) -> Iterator[None]:
+    """Have `given` find these values, in this thread, while arguments are unpickled."""
+    before = getattr(_given, "values", ())
+    _given.values = values
+    try:
+        yield
+    finally:
+        _given.values = before
+
+
+@travelling
+def given(place: int) -> Any:
+    """Return a value that came beside the arguments: what stands for it in their pickle."""
+    return _given.values[place]

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextvars import Context, ContextVar, Token
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .here import common
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -22,7 +24,8 @@ __all__ = ["Sink", "captured", "is_captured", "leave_capture"]
 
 Sink: TypeAlias = Callable[[str], object]
 
-_sink: ContextVar[Sink | None] = ContextVar("penstock_print_sink", default=None)
+_own_sink: ContextVar[Sink | None] = ContextVar("penstock_print_sink", default=None)
+_sink = common("PRINT_SINK", _own_sink)
 
 
 class captured:  # noqa: N801  (reads as the function it is used as)
@@ -129,4 +132,4 @@ def _dispatching(before: Callable[..., None]) -> Callable[..., None]:
 
 
 _real_print: Callable[..., None] = builtins.print
-_installation = _Installation()
+_installation = common("PRINT_INSTALLATION", _Installation())

@@ -16,12 +16,13 @@ from .prints import captured
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["INLINE", "PACKED", "RAISED", "Ending", "loading", "run"]
+__all__ = ["INLINE", "KEPT", "PACKED", "RAISED", "Ending", "loading", "run"]
 
 # How a call ended.
 INLINE: Final = 0
 PACKED: Final = 1
 RAISED: Final = 2
+KEPT: Final = 3
 
 
 class Ending(NamedTuple):
@@ -29,7 +30,8 @@ class Ending(NamedTuple):
 
     Attributes:
         how: `INLINE`: the payload is the value. `PACKED`: it is what `packing.load` takes with
-            the buffers. `RAISED`: it is what `errors.pack_error` returns.
+            the buffers. `RAISED`: it is what `errors.pack_error` returns. `KEPT`: it is what
+            `keep` returned.
         children: the packed descriptions of runs inside of this one; None if there were none.
         error: what the function raised; for this process only.
     """
@@ -43,23 +45,27 @@ class Ending(NamedTuple):
 
 Load: TypeAlias = "Callable[[], tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]]"
 
+Keep: TypeAlias = "Callable[[Any, packing.Packing], Any]"
 
-def run(here: Here, load: Load, variables: bytes | None = None) -> Ending:
+
+def run(here: Here, load: Load, variables: bytes | None = None, keep: Keep | None = None) -> Ending:
     """Perform an attempt in a context of its own.
 
     Args:
         here: what the code may know of its attempt.
         load: returns the function and its arguments; raises what unpickling them raises.
         variables: packed pairs of context variables and values to be set.
+        keep: is shown a result and its packing, and may leave it here: then it returns what stands
+            for it, else None.
     """
     forwarding.running.append(here)
     try:
-        return contextvars.copy_context().run(_run, here, load, variables)
+        return contextvars.copy_context().run(_run, here, load, variables, keep)
     finally:
         forwarding.running.remove(here)
 
 
-def _run(here: Here, load: Load, variables: bytes | None) -> Ending:
+def _run(here: Here, load: Load, variables: bytes | None, keep: Keep | None) -> Ending:
     ATTEMPT.set(here)
     try:
         if variables is not None:
@@ -76,8 +82,11 @@ def _run(here: Here, load: Load, variables: bytes | None) -> Ending:
             packed = packing.pack(value)
         except Exception:  # noqa: BLE001  (user code; the text has all that is worth knowing)
             raise TypeError(culprit.explain_value("result", value)) from None
+        kept = None if keep is None else keep(value, packed)
     except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
         return Ending(RAISED, errors.pack_error(error), [], _children(here), error)
+    if kept is not None:
+        return Ending(KEPT, kept, [], _children(here), None)
     how = INLINE if packed.is_inline else PACKED
     return Ending(how, packed.payload, packed.buffers, _children(here), None)
 

@@ -32,4 +32,4 @@ def outcome_of(
             first, *buffers = buffers
             payload = bytes(first)
         value = Packed(payload, tuple(buffers))
-    return Outcome(attempt.id, kind, value, error, "", True, seconds, worker, children)
+    return Outcome(attempt.id, kind, value, error, "", True, seconds, worker, (), children)

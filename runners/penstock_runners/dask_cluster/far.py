@@ -1,0 +1,324 @@
+"""What runs in a Dask worker: batches of calls, one after the other, and what is asked about them.
+
+Sent to the workers as source, with `penstock.worker`, in one package of a name of its own: nothing
+of Penstock needs to be installed there. So this imports the standard library, `penstock.worker`
+(which becomes that package) and, where a worker is needed, what is there anyway: `distributed`.
+"""
+
+from __future__ import annotations
+
+import marshal
+import pickle
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
+
+from distributed import get_client, get_worker
+
+from penstock.worker import packing, running
+from penstock.worker.here import Here, giving
+from penstock.worker.output import forwarding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["refuse", "run_batch"]
+
+MOST_PARCELS: Final = 1024
+MOST_CLAIMS: Final = 100_000
+GIVE_BACK_SECONDS: Final = 0.2
+"""After so long in a batch, the rest of it goes back: it was taken for shorter."""
+PULSE_SECONDS: Final = 0.02
+"""How often a batch of several is looked at, for a call in it that takes long."""
+FLUSH_BUDGET_SECONDS: Final = 1.0
+"""How much of an attempt's time may go into seeing that its log records are on their way."""
+
+# What an event tells; the second item is the number of a batch or a call.
+BATCH_BEGAN: Final = 0
+CALL_BEGAN: Final = 1
+OUTPUT: Final = 2
+
+_lock = threading.Lock()
+_parcels: OrderedDict[bytes, Any] = OrderedDict()
+"""By digest: as bytes until first needed, then what they hold."""
+_claims: OrderedDict[tuple[str, int], str] = OrderedDict()
+"""By sender and number of a call, who was first to claim it: to begin it, or to refuse it."""
+
+
+class Envelope:
+    """The answer of a batch with results that stay with the workers; travels as plain bytes.
+
+    Here it holds on to those, until the driver has claimed them.
+    """
+
+    def __init__(self, answer: bytes, kept: list[Any]) -> None:
+        self.answer = answer
+        self.kept = kept
+
+    def __reduce__(self) -> Any:
+        return bytes, (self.answer,)
+
+    def __sizeof__(self) -> int:
+        return 100 + len(self.answer)
+
+
+# Dask tells the scheduler of the type of each result, and this one can be imported here only:
+# what `__main__` defines is pickled by value.
+for _part in (Envelope, Envelope.__init__, Envelope.__reduce__, Envelope.__sizeof__):
+    _part.__module__ = "__main__"
+
+
+def refuse(sender: str, numbers: Sequence[int]) -> list[int]:
+    """Let no call of these begin any more; return those that have."""
+    return [number for number in numbers if not _claim(sender, number, "driver")]
+
+
+def _claim(sender: str, number: int, who: str) -> bool:
+    with _lock:
+        owner = _claims.setdefault((sender, number), who)
+        while len(_claims) > MOST_CLAIMS:
+            _claims.popitem(last=False)
+    return owner == who
+
+
+def run_batch(payload: bytes, arguments: Sequence[Any]) -> bytes | Envelope:
+    """Run a batch.
+
+    Args:
+        payload: `marshal` of sender, topic, number of the batch, parcels by digest (None: known
+            here), and calls.
+        arguments: values of results and of large parcels that calls refer to by their place.
+
+    Returns:
+        The `pickle` of: digests of parcels that are not known here (and nothing
+        was run), numbers that were not begun, and endings.
+    """
+    sender, topic, number, parcels, large, calls = marshal.loads(payload)  # noqa: S302  (plain values)
+    missing = _take_parcels(parcels, large, arguments)
+    if missing:
+        return pickle.dumps((missing, [], []))
+    wire = _Wire(topic)
+    wire.send(
+        BATCH_BEGAN if len(calls) > 1 else CALL_BEGAN, number if len(calls) > 1 else calls[0][0]
+    )
+    wire.flush()  # so that not to have heard of it means that it has not begun
+    batch = _Batch(sender, wire, calls, arguments)
+    return batch.run()
+
+
+def _take_parcels(
+    parcels: Mapping[bytes, bytes | None], large: Mapping[bytes, int], arguments: Sequence[Any]
+) -> list[bytes]:
+    missing: list[bytes] = []
+    with _lock:
+        for digest, place in large.items():
+            _parcels.setdefault(digest, arguments[place])
+        for digest, blob in parcels.items():
+            if blob is not None:
+                _parcels.setdefault(digest, blob)
+            elif digest not in _parcels:
+                missing.append(digest)
+                continue
+            _parcels.move_to_end(digest)
+        while len(_parcels) > MOST_PARCELS:
+            _parcels.popitem(last=False)
+    return missing
+
+
+def _opened(digest: bytes, load: Callable[[Any], Any]) -> Any:
+    """Return what a parcel holds; loaded once."""
+    found = _parcels[digest]
+    if type(found) is bytes:
+        found = load(found)
+        with _lock:
+            _parcels[digest] = found
+    return found
+
+
+class _Wire:
+    """Events to the driver, in the order in which they are sent, before the task's own end."""
+
+    def __init__(self, topic: str) -> None:
+        self._worker: Any = get_worker()
+        self._topic = topic
+
+    def send(self, kind: int, number: int, what: Any = None) -> None:
+        """Send an event; it leaves this process a moment later."""
+        self._worker.log_event(self._topic, (kind, number, what))
+
+    def flush(self, seconds: float = 2.0) -> None:
+        """Wait until what was sent is with the system, which delivers it whatever becomes of us."""
+        written = threading.Event()
+        self._worker.loop.add_callback(_drain, self._worker, written)
+        written.wait(seconds)
+
+
+async def _drain(worker: Any, written: threading.Event) -> None:
+    """Watch the worker's stream to the scheduler. Its insides are no public interface."""
+    import asyncio  # Dask has it loaded
+
+    try:
+        stream = worker.batched_stream
+        while stream.buffer and not stream.closed():  # noqa: ASYNC110  (it tells nobody)
+            await asyncio.sleep(0.0005)
+        socket = getattr(stream.comm, "stream", None)
+        while socket is not None and not socket.closed() and socket._write_buffer:  # noqa: ASYNC110
+            await asyncio.sleep(0.0005)
+    except AttributeError:  # another version: it sends every few milliseconds
+        await asyncio.sleep(0.005)
+    finally:
+        written.set()
+
+
+class _Batch:
+    """Calls that came together."""
+
+    def __init__(
+        self, sender: str, wire: _Wire, calls: Sequence[tuple[Any, ...]], arguments: Sequence[Any]
+    ) -> None:
+        self._sender = sender
+        self._wire = wire
+        self._calls = calls
+        self._arguments = arguments
+        self._kept: list[Any] = []
+        self.current: tuple[int, float] | None = None
+        """Number of the call that runs, and since when."""
+
+    def run(self) -> bytes | Envelope:
+        """Run the calls, as far as there is time, and nobody refuses them."""
+        endings: list[tuple[Any, ...]] = []
+        left: list[int] = []
+        began = time.monotonic()
+        if len(self._calls) > 1:
+            pulse.watch(self)
+        try:
+            for call in self._calls:
+                number = call[0]
+                if endings and time.monotonic() - began > GIVE_BACK_SECONDS:
+                    if _claim(self._sender, number, "driver"):
+                        left.append(number)
+                elif _claim(self._sender, number, "worker"):
+                    endings.append(self._run_call(call))
+        finally:
+            pulse.leave(self)
+            with _lock:
+                for call in self._calls:
+                    _claims.pop((self._sender, call[0]), None)
+        answer = pickle.dumps(([], left, endings), 5)
+        return Envelope(answer, self._kept) if self._kept else answer
+
+    def _run_call(self, call: tuple[Any, ...]) -> tuple[Any, ...]:
+        number, function, payload, buffers, constants, surroundings, keep_from, start, count = call
+        own_arguments = self._arguments[start : start + count]
+        shared: Mapping[str, Any] = {}
+        own: tuple[Any, ...] = ()
+        variables: bytes | None = None
+        if surroundings is not None:
+            digest, own, variables = surroundings
+            shared = _opened(digest, marshal.loads)
+            forwarding.install(shared["levels"], is_own_process=False)
+        here = Here(shared, own, self._sender_of_records(number))
+
+        def load() -> tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]:
+            packed = payload, buffers
+            if type(payload) is int:  # too large for the message, it came beside it
+                packed = pickle.loads(own_arguments[payload])
+            with giving(own_arguments):
+                args, kwargs = running.loading("arguments", packing.load_call, *packed)
+            for place, digest in constants:
+                value = running.loading("constants", _load_constant, _parcels[digest])
+                if isinstance(place, int):
+                    args = (*args[:place], value, *args[place + 1 :])
+                else:
+                    kwargs[place] = value
+            return running.loading("function", _opened, function, pickle.loads), args, kwargs
+
+        began = time.monotonic()
+        self.current = number, began
+        try:
+            ending = running.run(here, load, variables, self._keeping(keep_from))
+        finally:
+            self.current = None
+        packed = [bytes(buffer) for buffer in ending.buffers]
+        seconds = time.monotonic() - began
+        return number, ending.how, ending.payload, packed, seconds, ending.children
+
+    def _keeping(self, keep_from: int | None) -> Callable[[Any, packing.Packing], Any] | None:
+        """Return what leaves a result of at least so many bytes with this worker."""
+        if keep_from is None:
+            return None
+
+        def keep(value: Any, packed: packing.Packing) -> Any:
+            nbytes = packed.nbytes
+            if packed.is_inline or nbytes < keep_from:
+                return None
+            client: Any = get_client()
+            future = client.scatter(value, direct=True, hash=False)
+            self._kept.append(future)
+            return future.key, nbytes
+
+        return keep
+
+    def _sender_of_records(self, number: int) -> Callable[[tuple[Any, ...]], None]:
+        spent = 0.0
+
+        def emit(record: tuple[Any, ...]) -> None:
+            nonlocal spent
+            self._wire.send(OUTPUT, number, pickle.dumps(record))
+            if spent < FLUSH_BUDGET_SECONDS:  # it may be the last that is heard of this worker
+                began = time.monotonic()
+                self._wire.flush()
+                spent += time.monotonic() - began
+
+        return emit
+
+    def report_if_slow(self, now: float, reported: int) -> int:
+        """Tell that a call has begun which takes long; return the number told of last."""
+        current = self.current
+        if current is None or current[0] == reported or now - current[1] < PULSE_SECONDS:
+            return reported
+        self._wire.send(CALL_BEGAN, current[0])
+        return current[0]
+
+
+def _load_constant(parcel: bytes) -> Any:
+    payload, buffers = pickle.loads(parcel)
+    return packing.load(payload, buffers)
+
+
+class _Pulse:
+    """A thread that looks at batches of several calls, as long as there are any."""
+
+    def __init__(self) -> None:
+        self._batches: dict[_Batch, int] = {}
+        self._work = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, batch: _Batch) -> None:
+        """Begin to look at a batch."""
+        self._batches[batch] = 0
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="penstock-pulse", daemon=True)
+            self._thread.start()
+        self._work.set()
+
+    def leave(self, batch: _Batch) -> None:
+        """It is over."""
+        self._batches.pop(batch, None)
+
+    def _run(self) -> None:
+        while True:
+            if not self._batches:
+                self._work.clear()
+                if not self._batches:
+                    self._work.wait()
+            time.sleep(PULSE_SECONDS)
+            now = time.monotonic()
+            for batch, reported in tuple(self._batches.items()):
+                told = batch.report_if_slow(now, reported)
+                if batch in self._batches:
+                    self._batches[batch] = told
+
+
+pulse: Final = _Pulse()

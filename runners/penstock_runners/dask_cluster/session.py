@@ -1,0 +1,506 @@
+"""One run on a cluster: a thread that hands out attempts, hears of them, and reports.
+
+Each batch goes to one worker, which is chosen here. So a lost worker shows which attempts were
+with it; and Dask cannot run them elsewhere by itself, since they are for that worker only.
+
+All that comes from elsewhere is put into the inbox; everything is decided in this thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import pickle
+import threading
+import time
+import uuid
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock.attempt import Outcome
+from penstock.task_runners import Broken, Output, SlotsChanged, Started
+from penstock_runners.attempt_queue import AttemptQueue
+from penstock_runners.dask_cluster.answers import opened, outcome_of
+from penstock_runners.dask_cluster.flight import Batch, Open, nearness_of
+from penstock_runners.dask_cluster.letters import PostOffice
+from penstock_runners.dask_cluster.picking import Picker
+from penstock_runners.dask_cluster.roster import DaskWorker, Roster
+from penstock_runners.dask_cluster.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import distributed
+
+    from penstock.task_runners import Attempt, Event, TaskRunner
+    from penstock_runners.dask_cluster.connection import Connection
+
+__all__ = ["Session"]
+
+_log = logging.getLogger("penstock.dask")
+
+TICK_SECONDS: Final = 0.25
+LOOK_SECONDS: Final = 1.0
+"""How often the scheduler is asked which workers there are."""
+ATTEMPTS_PER_SLOT: Final = 1024
+"""Taken ahead for each slot, so that batches are full."""
+WARN_SECONDS: Final = 30.0
+"""For so long an attempt may wait for a worker that fits, before that is said."""
+BATCH_BEGAN, CALL_BEGAN, OUTPUT = 0, 1, 2
+"""What an event tells, as in `far`."""
+CANCELLED_EARLY: Final = "cancelled before it began"
+SCHEDULER_LOST: Final = "the connection to the Dask scheduler was lost"
+
+
+class Session:
+    """Serves one open runner.
+
+    Args:
+        connection: to the cluster, open.
+        client: of it.
+        runner: for which it works.
+        report: takes events.
+        ship_modules: names of modules that go by value.
+        worker_timeout_seconds: how long there may be work and no worker.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        client: distributed.Client,
+        runner: TaskRunner,
+        report: Callable[[Event], None],
+        ship_modules: Sequence[str],
+        worker_timeout_seconds: float,
+    ) -> None:
+        self._runner = runner
+        self._report = report
+        self._worker_timeout = worker_timeout_seconds
+        self._inbox: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+        self._name = uuid.uuid4().hex[:12]
+        self._wire = Wire(connection, client, self._name, self._inbox.put)
+        self._post = PostOffice(self._put, ship_modules)
+        self._numbers = itertools.count(1)
+        self._picker = Picker(self._post, self._numbers, self._refuse)
+        self._roster = Roster()
+        self._open: dict[int, Open] = {}
+        self._lanes: dict[tuple[Any, ...], AttemptQueue] = {}
+        """What waits, by what it asks of a worker."""
+        self._waiting_since: dict[tuple[Any, ...], float] = {}
+        self._batches: dict[int, Batch] = {}
+        self._calls: dict[int, Open] = {}
+        """What was sent, by the number of the call."""
+        self._no_worker_since: float | None = None
+        self._floor = 0
+        self._looked_at = 0.0
+        self._broken: BaseException | None = None
+        self._close_by: float | None = None
+        self.taken = 0
+        """How many attempts were submitted; written by the engine's thread."""
+        self.ended = 0
+        self._wire.set_up()
+        self._look_around()
+        self._thread = threading.Thread(target=self._run, name="penstock-dask", daemon=True)
+        self._thread.start()
+
+    # --- any thread --------------------------------------------------------------------
+
+    @property
+    def slots(self) -> int:
+        """How many attempts can run at once, now."""
+        return self._roster.slots
+
+    @property
+    def credit(self) -> int:
+        """Enough for full batches; also where no worker is yet, as then one may be started."""
+        return ATTEMPTS_PER_SLOT * max(2, self._roster.slots) - (self.taken - self.ended)
+
+    def submit(self, attempts: Sequence[Attempt]) -> None:
+        """Take attempts."""
+        self.taken += len(attempts)
+        self._inbox.put(("take", attempts))
+
+    def cancel(self, attempt_ids: Sequence[int]) -> None:
+        """Drop what has not begun."""
+        self._inbox.put(("cancel", tuple(attempt_ids)))
+
+    def close(self, grace_seconds: float) -> None:
+        """Drop what has not begun, wait for what runs, and give the rest up."""
+        self._inbox.put(("close", time.monotonic() + grace_seconds))
+        self._thread.join()
+
+    # --- the thread ----------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._is_over():
+                self._turn()
+        except BaseException as error:  # noqa: BLE001  (a bug in here: nobody must wait for ever)
+            self._break(error)
+        finally:
+            self._end_all()
+            self._post.close()
+            self._wire.take_down(
+                [batch.future for batch in self._batches.values() if batch.future is not None]
+            )
+
+    def _is_over(self) -> bool:
+        if self._close_by is None:
+            return False
+        return not self._open or time.monotonic() >= self._close_by
+
+    def _turn(self) -> None:
+        finished: list[Batch] = []
+        timeout = TICK_SECONDS
+        if self._close_by is not None:
+            timeout = max(0.0, min(timeout, self._close_by - time.monotonic()))
+        try:
+            order = self._inbox.get(timeout=timeout)
+            while True:
+                self._act(order, finished)
+                order = self._inbox.get(block=False)
+        except Empty:
+            pass  # all is done that there was
+        self._collect(finished)
+        self._look_at_clock(time.monotonic())
+        if self._broken is None and self._close_by is None:
+            self._feed()
+
+    def _act(self, order: tuple[Any, ...], finished: list[Batch]) -> None:
+        kind = order[0]
+        if kind == "event":
+            self._on_event(*order[1])
+        elif kind == "ended":
+            self._on_ended(order[1], finished)
+        elif kind == "take":
+            self._take(order[1])
+        elif kind == "cancel":
+            self._cancel(order[1])
+        elif kind == "refused":
+            self._on_refused(order[1], order[2])
+        elif kind == "add-worker":
+            self._look_around()
+        elif kind == "remove-worker":
+            self._on_lost_worker(order[1], expected=order[2])
+        elif kind == "close":
+            self._close_by = order[1]
+            self._cancel(tuple(self._open))
+
+    def _look_around(self) -> None:
+        if self._wire.is_lost:
+            return
+        self._looked_at = time.monotonic()
+        before = self._roster.slots
+        self._roster.update(self._wire.workers())
+        if self._roster.slots != before:
+            self._report(SlotsChanged(self._roster.slots))
+
+    # --- handing out ---------------------------------------------------------------------
+
+    def _take(self, attempts: Sequence[Attempt]) -> None:
+        for attempt in attempts:
+            one = Open(attempt)
+            self._open[attempt.id] = one
+            if self._broken is None:
+                self._line_up(one)
+            else:
+                self._lose(one, f"the cluster is gone: {self._broken}", began=False)
+
+    def _line_up(self, one: Open) -> None:
+        attempt = one.attempt
+        lane = attempt.workers, tuple(sorted(attempt.resources.items()))
+        self._lanes.setdefault(lane, AttemptQueue()).push(attempt)
+
+    def _feed(self) -> None:
+        for lane, queue in self._lanes.items():
+            names, resources = lane[0], dict(lane[1])
+            while queue:
+                worker = self._roster.choose(names, resources, nearness_of(queue.first()))
+                if worker is None:
+                    break
+                self._send_batch(worker, queue, resources)
+            if queue:
+                self._waiting_since.setdefault(lane, time.monotonic())
+            else:
+                self._waiting_since.pop(lane, None)
+        floor = len(self._roster) if self._open else 0
+        if floor != self._floor:
+            self._floor = floor
+            self._wire.hold_floor(floor)
+
+    def _send_batch(
+        self, worker: DaskWorker, queue: AttemptQueue, resources: Mapping[str, float]
+    ) -> None:
+        picked = self._picker.pick(queue, self._roster.slots, self._roster.most_bytes)
+        if not picked:
+            return
+        batch = Batch(next(self._numbers), worker)
+        for attempt, call, pace in picked:
+            one = self._open[attempt.id]
+            one.number, one.pace, one.batch = call.plain[0], pace, batch
+            batch.calls[one.number] = self._calls[one.number] = one
+            batch.parcels.update(call.parcels)
+        calls = [each.call for each in picked]
+        payload, beside = self._post.letter(
+            self._name, self._wire.topic, batch.number, calls, worker
+        )
+        self._batches[batch.number] = batch
+        worker.batches += 1
+        self._wire.send(
+            batch,
+            payload,
+            beside,
+            label=_key_part(picked[0].attempt.name),
+            priority=picked[0].attempt.priority,
+            resources=resources,
+        )
+
+    def _put(self, blob: bytes) -> Any:
+        """Put bytes on the cluster; None where there is no worker to hold them."""
+        if not len(self._roster) or self._wire.is_lost:
+            return None
+        return self._wire.put(blob)
+
+    # --- what workers say ------------------------------------------------------------------
+
+    def _on_event(self, kind: int, number: int, what: Any) -> None:
+        if kind == BATCH_BEGAN:
+            batch = self._batches.get(number)
+            if batch is not None:
+                batch.has_begun = True
+            return
+        one = self._calls.get(number)
+        if one is None or one.batch is None:
+            return
+        if kind == CALL_BEGAN:
+            one.batch.has_begun = True
+            self._note_start(one, one.batch.worker, time.monotonic())
+        elif kind == OUTPUT:
+            record = pickle.loads(what)
+            self._report(Output(one.attempt.id, (record,), one.batch.worker.label))
+
+    def _note_start(self, one: Open, worker: DaskWorker, at: float) -> None:
+        if not one.is_started:
+            one.is_started = True
+            if one.attempt.report_start:
+                self._report(Started(one.attempt.id, worker.label, at))
+
+    def _on_ended(self, number: int, finished: list[Batch]) -> None:
+        batch = self._batches.get(number)
+        if batch is None or batch.future is None:
+            return
+        if batch.future.status == "finished":
+            finished.append(batch)
+        elif self._wire.is_lost:
+            self._break(ConnectionError(SCHEDULER_LOST))
+        else:
+            self._lose_batch(batch, batch.why_not())
+
+    def _collect(self, finished: Sequence[Batch]) -> None:
+        batches = [batch for batch in finished if batch.number in self._batches]
+        if not batches:
+            return
+        try:
+            answers = self._wire.gather([batch.future for batch in batches])
+        except Exception as error:  # noqa: BLE001  (of one; each is asked for alone)
+            if len(batches) > 1:
+                for batch in batches:
+                    self._collect([batch])
+            else:
+                self._lose_batch(batches[0], f"its answer was lost with its worker: {error!r}")
+            return
+        for batch, answer in zip(batches, answers, strict=True):
+            self._on_answer(batch, answer)
+
+    def _on_answer(self, batch: Batch, packed: bytes) -> None:
+        answer = opened(packed)
+        worker = batch.worker
+        if answer.missing:
+            worker.parcels.difference_update(answer.missing)
+            back = list(batch.calls)
+        else:
+            worker.parcels.update(batch.parcels)
+            back = answer.left
+        kept = dict(zip(answer.kept, self._wire.claim(answer.kept), strict=True))
+        for ending in answer.endings:
+            one = batch.calls.pop(ending[0], None)
+            if one is None:
+                continue  # it was said to be cancelled
+            del self._calls[one.number]
+            outcome = outcome_of(one.attempt.id, ending, worker, self._runner, kept)
+            assert one.pace is not None
+            one.pace.learn(outcome.duration_seconds)
+            self._note_start(one, worker, time.monotonic() - outcome.duration_seconds)
+            self._end(one, outcome)
+        for number in back:
+            one = batch.calls.pop(number, None)
+            if one is not None:
+                self._go_back(one)
+        self._forget(batch)  # after its results were claimed, which its worker holds for it
+        for one in tuple(batch.calls.values()):  # refused there; the answer to that is on its way
+            self._stop_early(one)
+
+    # --- losses ------------------------------------------------------------------------------
+
+    def _on_lost_worker(self, address: str, *, expected: bool) -> None:
+        worker = self._roster.remove(address)
+        if worker is None:
+            return
+        self._report(SlotsChanged(self._roster.slots))
+        reason = "it left the cluster as planned"
+        if not expected:
+            reason = (
+                "it left the cluster unexpectedly (killed, out of memory, or silent for longer "
+                "than Dask's worker-ttl, as code that holds the GIL makes it)"
+            )
+        for batch in tuple(self._batches.values()):
+            if batch.worker is worker:
+                self._lose_batch(batch, reason)
+
+    def _lose_batch(self, batch: Batch, reason: str) -> None:
+        fates = tuple(batch.fates())
+        self._forget(batch)
+        if batch.future is not None and not self._wire.is_lost:
+            self._wire.drop([batch.future])
+        for one, began in fates:
+            if began is not False and one.pace is not None:
+                one.pace.has_crashed = True
+            if one.is_unwanted and began is False:
+                self._stop_early(one)
+            else:
+                doing = "while it ran this attempt" if began else "with this attempt"
+                self._lose(one, f"{reason} {doing}", began=began, worker=batch.worker.label)
+
+    def _forget(self, batch: Batch) -> None:
+        del self._batches[batch.number]
+        batch.worker.batches -= 1
+        if batch.future is not None and batch.future.status == "finished":
+            batch.future.release()
+
+    def _go_back(self, one: Open) -> None:
+        """Line up again what was sent and has not begun."""
+        self._calls.pop(one.number, None)
+        one.batch = None
+        if one.is_unwanted:
+            self._stop_early(one)
+        else:
+            self._line_up(one)
+
+    def _break(self, error: BaseException) -> None:
+        """The cluster is gone: every attempt is lost."""
+        if self._broken is not None:
+            return
+        self._broken = error
+        for batch in tuple(self._batches.values()):
+            self._lose_batch(batch, str(error))
+        for one in tuple(self._open.values()):
+            self._lose(one, str(error), began=False)
+        self._lanes.clear()
+        self._report(Broken(error, self._runner))
+
+    # --- cancelling ----------------------------------------------------------------------------
+
+    def _cancel(self, attempt_ids: Sequence[int]) -> None:
+        asked: dict[str, list[int]] = {}
+        for attempt_id in attempt_ids:
+            one = self._open.get(attempt_id)
+            if one is None:
+                continue  # it has ended
+            if one.batch is None:
+                any(queue.drop(attempt_id) for queue in self._lanes.values())
+                self._stop_early(one)
+            elif not one.is_started:
+                one.is_unwanted = True
+                asked.setdefault(one.batch.worker.address, []).append(one.number)
+        for address, numbers in asked.items():
+            self._wire.ask_to_refuse(address, numbers)
+
+    def _on_refused(self, numbers: Sequence[int], begun: Sequence[int]) -> None:
+        for number in numbers:
+            one = self._calls.get(number)
+            if one is None or one.batch is None:
+                continue
+            if number in begun:
+                one.is_unwanted = False
+                continue
+            batch = one.batch
+            del batch.calls[number]
+            self._stop_early(one)
+            if not batch.calls and batch.number in self._batches:
+                self._wire.drop([batch.future])
+                self._forget(batch)
+
+    # --- the clock -----------------------------------------------------------------------------
+
+    def _look_at_clock(self, now: float) -> None:
+        if self._broken is not None:
+            return
+        if self._wire.is_lost:
+            self._break(ConnectionError(SCHEDULER_LOST))
+            return
+        self._post.sweep()
+        if now - self._looked_at > LOOK_SECONDS:  # at what no event has told of, a status, say
+            self._look_around()
+        if len(self._roster) or not self._open:
+            self._no_worker_since = None
+        elif self._no_worker_since is None:
+            self._no_worker_since = now
+        elif now - self._no_worker_since > self._worker_timeout:
+            self._break(
+                TimeoutError(
+                    f"no worker came to the Dask cluster within {self._worker_timeout:g} s, with "
+                    f"work waiting; start some (dask worker {self._wire.address}), see that they "
+                    "reach the scheduler, or give them longer by worker_timeout_seconds"
+                )
+            )
+        for lane, since in tuple(self._waiting_since.items()):
+            if now - since > WARN_SECONDS:
+                self._waiting_since[lane] = float("inf")
+                self._warn_of(lane[0], dict(lane[1]))
+
+    def _warn_of(self, names: Sequence[str], resources: Mapping[str, float]) -> None:
+        if not any(worker.fits(names, resources) for worker in self._roster):
+            _log.warning(
+                "Tasks wait for a worker that no worker is: they ask for workers=%s, "
+                "resources=%s. There are: %s",
+                list(names) or "any",
+                dict(resources) or "none",
+                self._roster.offers(),
+            )
+
+    # --- ends ----------------------------------------------------------------------------------
+
+    def _end(self, one: Open, outcome: Outcome) -> None:
+        del self._open[one.attempt.id]
+        self._calls.pop(one.number, None)
+        self.ended += 1
+        self._report(outcome)
+
+    def _refuse(self, attempt: Attempt, outcome: Outcome) -> None:
+        self._end(self._open[attempt.id], outcome)
+
+    def _lose(self, one: Open, reason: str, *, began: bool | None, worker: str = "") -> None:
+        self._end(one, Outcome(one.attempt.id, "lost", reason=reason, began=began, worker=worker))
+
+    def _stop_early(self, one: Open) -> None:
+        self._end(one, Outcome(one.attempt.id, "stopped", reason=CANCELLED_EARLY, began=False))
+
+    def _end_all(self) -> None:
+        while not self._inbox.empty():
+            order = self._inbox.get()
+            if order[0] == "take":
+                self._take(order[1])
+        for one in tuple(self._open.values()):
+            if one.batch is None or not one.batch.has_begun:
+                self._stop_early(one)
+            elif self._wire.is_ours:
+                reason = "the cluster it ran on is closed"
+                self._end(one, Outcome(one.attempt.id, "stopped", reason=reason))
+            else:
+                reason = "a Dask worker cannot be made to stop; it goes on there"
+                self._end(one, Outcome(one.attempt.id, "abandoned", reason=reason))
+
+
+def _key_part(name: str) -> str:
+    """Return a name as the beginning of a Dask key, by which dashboards group tasks."""
+    return "".join(char if char.isalnum() or char in "_." else "_" for char in name) or "task"

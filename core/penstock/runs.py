@@ -11,17 +11,19 @@ import threading
 import uuid
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from penstock.failure_groups import FailureGroups
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
     import contextvars
     import datetime
     import itertools
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
     from contextvars import ContextVar
 
     from penstock.attempt import Siblings
     from penstock.engine.lineage import Ledger
+    from penstock.engine.rates import Rate
     from penstock.futures import PenstockFuture
     from penstock.keeping import Keeping
     from penstock.retries import RetryPolicy
@@ -87,7 +89,12 @@ class Plan:
     """The function goes to a worker as it is, with nothing around it."""
     runner: Any = None
     """The dispatcher's handle of the runner that submitted runs go to."""
-    limited_tags: tuple[str, ...] = ()
+    limits: tuple[Hashable, ...] = ()
+    """What an attempt needs a place of: limited tags, and the task's own limit."""
+    rate: Rate | None = None
+    """How often attempts may start."""
+    is_held: bool = False
+    """Limits, a rate or resources may hold attempts up; the driver asks nothing else of most."""
     propagate: tuple[ContextVar[Any], ...] = ()
     """Context variables whose values go along to workers elsewhere."""
     resources: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
@@ -98,6 +105,8 @@ class Plan:
     """Where results are to be, for a runner that can leave them with its workers."""
     keeping: Keeping | None = None
     """What is done with results; None is nothing."""
+    on_exit: Literal["wait", "cancel"] = "wait"
+    """What becomes of submitted runs when a flow's function is over."""
     refusal: str = ""
     """Why the runner cannot do what is asked; nothing may be submitted then."""
 
@@ -318,6 +327,7 @@ class TaskRun(Run):
         key_parts: what the key was made of, if the result was not there.
         recalled: what became of the equal run that it waited for.
         transaction: that of its result.
+        resources: while an attempt is under way, which of the runner's resources it has, by name.
     """
 
     __slots__ = (
@@ -327,6 +337,7 @@ class TaskRun(Run):
         "map_index",
         "number",
         "recalled",
+        "resources",
         "task_inputs",
         "transaction",
     )
@@ -350,6 +361,7 @@ class TaskRun(Run):
         self.key_parts: Mapping[str, Any] | None = None
         self.recalled: Any = None
         self.transaction: Any = None
+        self.resources: Mapping[str, tuple[int, ...]] = _NO_ARGUMENTS
         self.task_inputs: Mapping[str, Sequence[Run]] = {}
 
     @property
@@ -389,6 +401,9 @@ class Tally:
     """When the time limit of the attempt is reached, by the monotonic clock."""
     timed_out: bool = False
     """It was reached after the flow's body had ended, while its runs were awaited."""
+    cancelled: int = 0
+    failures: FailureGroups = dataclasses.field(default_factory=FailureGroups)
+    """Of the outermost flow run: of all task runs inside."""
 
     def unseen_failures(self) -> list[Run]:
         """The failures that nobody has looked at to this day."""

@@ -47,7 +47,12 @@ def environment_of(run: TaskRun, settings: Settings, known: dict[Any, bytes]) ->
             (parameter, tuple(str(source.id) for source in sources))
             for parameter, sources in run.task_inputs.items()
         )
-    own = str(run.id), run.name, run.run_count, run.number, inputs
+    resources: tuple[Any, ...] = ()
+    if plan.resources:
+        resources = tuple(
+            (name, amount, run.resources.get(name, ())) for name, amount in plan.resources.items()
+        )
+    own = str(run.id), run.name, run.run_count, run.number, inputs, resources
     variables = None
     if plan.propagate and context is not None:
         values = {each: context[each] for each in plan.propagate if each in context}

@@ -15,9 +15,13 @@ from penstock.engine.loop import Waiter
 from penstock.logging import prepare_to_log
 from penstock.remote_runs import description_of, settings_of, tags_around
 from penstock.states import StateType
+from penstock.task_runners import show_resources
 from penstock.worker.here import ATTEMPT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from penstock.engine.dispatch import RunnerHandle
     from penstock.runs import FlowRun, Run, TaskRun
     from penstock.worker.here import Here
 
@@ -53,6 +57,17 @@ class VisitingEngine(Engine):
             self._unseen.append((len(self._here.children), run))
         self._here.children.append(description_of(run))
         super().close_books(run)
+
+    def cannot_offer(self, handle: RunnerHandle, resources: Mapping[str, float]) -> str:
+        """Return why there is not enough of what the attempt has, which runs inside share."""
+        del handle  # it has nothing of its own
+        has = self._here.run.plan.resources
+        if all(amount <= has.get(name, 0) for name, amount in resources.items()):
+            return ""
+        return (
+            f"in a worker elsewhere it shares what the run around it has, "
+            f"{show_resources(has) or 'nothing'}, and {show_resources(resources)} is asked for"
+        )
 
     def _end(self) -> None:
         """Wait for what was submitted, as a flow does, and close."""

@@ -291,15 +291,22 @@ class Flow(Definition[P, R_co]):
             run.task_runner, run.runner_reason = around.task_runner, "that of the flow around it"
         else:
             run.task_runner, run.runner_reason = choice
-        handle_for(None, run, engine)  # a runner that cannot be had is refused before there is work
+        # A runner that cannot be had is refused before there is work.
+        runner = handle_for(None, run, engine).runner
         if is_submitted:
             run.plan = dataclasses.replace(plan, runner=carrier_for(around, engine))
         engine.count_in(run)
         run.life = flow_life(run, engine.rng, now.flows_unobserved_failures, self._start_at)
         _engine_log.info("Created flow run %r for flow %r", run.name, self.name)
-        if _flow_log.isEnabledFor(logging.DEBUG):
-            run_logger(run).debug(
-                "Task runner %s: %s", describe(run.task_runner), run.runner_reason
+        # The default, and what a sub-flow takes over, go without saying.
+        level = logging.INFO if choice.reason != "the default" else logging.DEBUG
+        if _flow_log.isEnabledFor(level):
+            run_logger(run).log(
+                level,
+                "Task runner %s (%s): %s",
+                describe(run.task_runner),
+                runner.summary(),
+                run.runner_reason,
             )
         return run
 

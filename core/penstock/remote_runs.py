@@ -99,7 +99,7 @@ def standing_in(here: Here) -> TaskRun:
         plan = _plan_of(subject, name, tags, log_prints=log_prints)
         identity, own_name, run_count, number, inputs = here.own
         run = TaskRun(plan, None, flow_run, flow_run, (), {}, now, number)
-        run.take_identity(uuid.UUID(identity), own_name)
+        run.take_identity(uuid.UUID(int=identity), own_name)
         run.run_count = run_count
         run.task_inputs = {
             parameter: tuple(_known_by_id(source) for source in sources)
@@ -134,7 +134,7 @@ def _flow_run_standing_in(fields: Mapping[str, Any]) -> FlowRun:
     subject = _Elsewhere(fields["flow_name"], fields["version"], lambda: parameters)
     plan = _plan_of(subject, fields["flow_name"], frozenset(fields["tags"]))
     run = FlowRun(plan, None, around, around, (), {}, fields["at"], fields["name"])
-    run.take_identity(uuid.UUID(fields["id"]), fields["name"])
+    run.take_identity(uuid.UUID(int=fields["id"]), fields["name"])
     run.run_count = fields["run_count"]
     if fields["scheduled_at"] is not None:
         at = fields["scheduled_at"]
@@ -144,11 +144,11 @@ def _flow_run_standing_in(fields: Mapping[str, Any]) -> FlowRun:
     return run
 
 
-def _known_by_id(identity: str, around: FlowRun | None = None) -> FlowRun:
+def _known_by_id(identity: int, around: FlowRun | None = None) -> FlowRun:
     """Return a run of which nothing but the id is known here."""
     plan = _plan_of(_Elsewhere("elsewhere", None, dict), "elsewhere", frozenset())
     run = FlowRun(plan, None, around, around, (), {}, time.time(), "elsewhere")
-    run.take_identity(uuid.UUID(identity), "elsewhere")
+    run.take_identity(uuid.UUID(int=identity), "elsewhere")
     return run
 
 

@@ -44,10 +44,10 @@ def environment_of(run: TaskRun, settings: Settings, known: dict[Any, bytes]) ->
     inputs: tuple[Any, ...] = ()
     if run.task_inputs:
         inputs = tuple(
-            (parameter, tuple(str(source.id) for source in sources))
+            (parameter, tuple(source.key for source in sources))
             for parameter, sources in run.task_inputs.items()
         )
-    own = str(run.id), run.name, run.run_count, run.number, inputs
+    own = run.key, run.name, run.run_count, run.number, inputs
     variables = None
     if plan.propagate and context is not None:
         values = {each: context[each] for each in plan.propagate if each in context}
@@ -85,7 +85,7 @@ def _flow_run_fields(run: FlowRun) -> dict[str, Any]:
         (state.scheduled_at for state in run.states if state.name == "Scheduled"), None
     )
     return {
-        "id": str(run.id),
+        "id": run.key,
         "name": run.name,
         "flow_name": run.flow_name,
         "version": getattr(run.flow, "version", None),
@@ -93,8 +93,8 @@ def _flow_run_fields(run: FlowRun) -> dict[str, Any]:
         "run_count": run.run_count,
         "at": run.states[0].at,
         "scheduled_at": scheduled,
-        "parent_id": None if around is None else str(around.id),
-        "root_id": str(run.root.id),
+        "parent_id": None if around is None else around.key,
+        "root_id": run.root.key,
         "parameters": {name: _packed(value) for name, value in run.parameters.items()},
     }
 

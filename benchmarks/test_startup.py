@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from benchmarks.conftest import Course
 
 IMPORT_LIMIT_SECONDS = 0.100
-FIRST_RESULT_LIMIT_SECONDS = 0.200
+THREADS_LIMIT_SECONDS = 0.200
+PROCESSES_LIMIT_SECONDS = 0.450
 
 FIRST_RESULT = """
 from penstock import flow, task
@@ -20,7 +21,7 @@ from penstock import flow, task
 def double(x):
     return 2 * x
 
-@flow
+@flow(task_runner=RUNNER)
 def first():
     return double.submit(21).result()
 
@@ -50,10 +51,22 @@ def over_the_interpreter(course: Course, program: str, limit: float) -> None:
 
 
 def test_import(course: Course) -> None:
-    """`import penstock`; floor: the bare interpreter."""
+    """`from penstock import flow, task`; floor: the bare interpreter."""
+    over_the_interpreter(course, "from penstock import flow, task", IMPORT_LIMIT_SECONDS)
+
+
+def test_bare_import(course: Course) -> None:
+    """`import penstock`, which loads a name when it is asked for; floor: the bare interpreter."""
     over_the_interpreter(course, "import penstock", IMPORT_LIMIT_SECONDS)
 
 
 def test_first_result_on_threads(course: Course) -> None:
     """First flow and first result from process start, threads; floor: the bare interpreter."""
-    over_the_interpreter(course, FIRST_RESULT, FIRST_RESULT_LIMIT_SECONDS)
+    program = FIRST_RESULT.replace("RUNNER", "'thread'")
+    over_the_interpreter(course, program, THREADS_LIMIT_SECONDS)
+
+
+def test_first_result_on_processes(course: Course) -> None:
+    """First flow and first result from process start, processes; floor: the bare interpreter."""
+    program = FIRST_RESULT.replace("RUNNER", "'process:2'")
+    over_the_interpreter(course, program, PROCESSES_LIMIT_SECONDS)

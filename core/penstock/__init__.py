@@ -7,6 +7,8 @@ first asked for, so that a worker, which needs `penstock.worker` only, is there 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from penstock._version import __version__
+
 if TYPE_CHECKING:
     from penstock.annotations import allow_failure, opaque, quote, unmapped
     from penstock.context import tags
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from penstock.states import State
     from penstock.tasks import Task, task
     from penstock.unsupported import adeploy, aserve, deploy, get_client, serve
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Flow",

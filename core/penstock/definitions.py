@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import itertools
 import types
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar, cast
 
@@ -43,6 +44,7 @@ class Definition(Generic[P, R_co]):
 
     kind: ClassVar[Literal["task", "flow"]]
     _option_names: ClassVar[type]
+    _run_name: RunName | None
 
     def __init__(self, fn: Callable[P, R_co], options: Mapping[str, Any]) -> None:
         owner = f"@{self.kind}"
@@ -124,7 +126,8 @@ class Definition(Generic[P, R_co]):
                     f"{self.kind} {self.name!r} takes an argument {name!r}, which is an option of "
                     "the call itself; give the argument another name"
                 )
-        self.signature = signature
+        self.signature: inspect.Signature = signature
+        self._method_signature: inspect.Signature = signature
         self._binder = compile_binder(signature, getattr(fn, "__name__", self.name))
         self._method_binder: Callable[..., dict[str, Any]] | None = None
 
@@ -135,6 +138,14 @@ class Definition(Generic[P, R_co]):
             TypeError: the function cannot be called like this.
         """
         return self._binder(*args, **kwargs)
+
+    def _check_call(self, return_state: bool) -> None:
+        """Refuse to give the state of a run that begins when the caller's loop does."""
+        if return_state and self.is_generator:
+            raise TypeError(
+                f"{self.kind} {self.name!r} is a generator, run by going through it: there is no "
+                "final state to return when it is called; for that use .submit(...)"
+            )
 
     def carried(self, run: Run) -> Callable[..., Any]:
         """Return what a worker calls for an attempt of this run."""
@@ -151,6 +162,12 @@ class Definition(Generic[P, R_co]):
         if rest is None:
             return run_name
         return lambda parameters: run_name({**parameters.get(rest, {}), **parameters})
+
+    def __copy__(self) -> Self:
+        """Return another of the same function and options; `__reduce__` is for other processes."""
+        copied = type(self).__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
 
     # --- to other processes ------------------------------------------------------------
 
@@ -192,10 +209,15 @@ class Definition(Generic[P, R_co]):
             shortened = self.signature.replace(
                 parameters=parameters[1:] if takes_self else parameters
             )
+            self._method_signature = shortened
             self._method_binder = compile_binder(shortened, getattr(self.fn, "__name__", self.name))
+        bound.signature = self._method_signature
         bound._binder = self._method_binder
         bound._instance = instance
         bound._unbound = self
+        if (run_name := self._run_name) is not None:  # it may ask for `{self.path}`
+            myself = dict.fromkeys(itertools.islice(self.signature.parameters, 1), instance)
+            bound._run_name = lambda parameters: run_name({**myself, **parameters})
         bound._descriptor = None
         return bound
 

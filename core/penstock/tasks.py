@@ -22,13 +22,15 @@ from typing import (
 )
 
 from penstock import names, settings
-from penstock.cache_policies import CachePolicy, task_input_hash
+from penstock.cache_policies import task_input_hash
 from penstock.context import TAGS, current_run
 from penstock.definitions import Definition, HookFunction
-from penstock.engine.arguments import look_through, put_values
+from penstock.engine.arguments import look_through, prerequisites, put_values, tolerated
 from penstock.engine.async_direct import drive_async
 from penstock.engine.direct import drive
 from penstock.engine.execution import is_plain
+from penstock.engine.limits import Owner, TaskLimit
+from penstock.engine.rates import Rate
 from penstock.engine.streams import iterate, iterate_async
 from penstock.engine.task_run import task_run
 from penstock.engine.visiting import engine_for
@@ -40,6 +42,7 @@ from penstock.exceptions import (
 )
 from penstock.futures import PenstockFuture, PenstockFutureList
 from penstock.hooks import adapt_hook, adapt_retry_condition, as_callables
+from penstock.keeping import keeping_of, policy_of
 from penstock.logging import run_logger
 from penstock.mapping import map_runs
 from penstock.options import (
@@ -49,6 +52,8 @@ from penstock.options import (
     checked_choice,
     checked_count,
     checked_integer,
+    checked_limit,
+    checked_rate,
     checked_resources,
     checked_tags,
     checked_timeout,
@@ -107,6 +112,8 @@ class Task(Definition[P, R_co]):
         self.timeout_seconds: float | None = checked_timeout(get("timeout_seconds"), owner)
         self.priority: int = checked_integer(get("priority"), "priority", owner)
         self.resources: dict[str, float] = checked_resources(get("resources"), owner)
+        self._max_concurrency = checked_limit(get("max_concurrency"), "max_concurrency", owner)
+        self._starts_per_second = checked_rate(get("rate_limit"), owner)
         self._workers = checked_workers(get("workers"), owner)
         self._propagate = checked_variables(get("propagate"), owner)
         self._result_on = checked_choice(get("result_on"), "result_on", RESULT_PLACES, owner)
@@ -123,13 +130,7 @@ class Task(Definition[P, R_co]):
                 f"not {expiration!r}"
             )
         self.cache_expiration: timedelta | None = expiration
-        policy = get("cache_policy")
-        if policy is not None and not isinstance(policy, CachePolicy):
-            raise DefinitionError(f"{owner}: cache_policy is a CachePolicy, not {policy!r}")
-        if get("cache_key_fn") is not None and not callable(get("cache_key_fn")):
-            raise DefinitionError(
-                f"{owner}: cache_key_fn is a function, not {get('cache_key_fn')!r}"
-            )
+        self._policy = policy_of(self.options, owner)
         self.transaction_hooks: dict[str, list[Callable[..., Any]]] = {
             option: [_transaction_hook(hook, option) for hook in as_callables(get(option), option)]
             for option in ("on_commit", "on_rollback")
@@ -179,6 +180,13 @@ class Task(Definition[P, R_co]):
             timeout = defaults.tasks_default_timeout_seconds
         all_tags = self.tags | tags | (flow_run.tags if flow_run is not None else frozenset())
         runner = handle_for(self.options.get("task_runner"), flow_run, engine)
+        limits: tuple[Any, ...] = engine.dispatcher.admission.limits.limited(all_tags)
+        if self._max_concurrency is not None:
+            own = TaskLimit(self._max_concurrency, Owner(self.fn))
+            engine.dispatcher.admission.limits.add(own)
+            limits += (own,)
+        per_second = self._starts_per_second
+        rate = None if per_second is None else Rate(per_second, Owner(self.fn))
         return Plan(
             subject=self,
             name=self.name,
@@ -195,15 +203,25 @@ class Task(Definition[P, R_co]):
             is_generator=self.is_generator,
             is_plain=is_plain(runner.capabilities, log_prints=log_prints, is_async=self.is_async),
             runner=runner,
-            limited_tags=engine.dispatcher.limits.limited(all_tags),
+            limits=limits,
+            rate=rate,
+            is_held=bool(limits or rate is not None or self.resources),
             propagate=self._propagate + (() if flow_run is None else flow_run.plan.propagate),
             resources=self.resources,
             workers=self._workers,
             result_on=self._result_on,
-            refusal=self._refusal_by(runner),
+            refusal=self._refusal_by(runner, engine),
+            keeping=keeping_of(
+                self.options,
+                self._policy,
+                getattr(getattr(flow_run, "flow", None), "options", {}),
+                defaults,
+                self.cache_expiration,
+                self.transaction_hooks,
+            ),
         )
 
-    def _refusal_by(self, runner: RunnerHandle) -> str:
+    def _refusal_by(self, runner: RunnerHandle, engine: Engine) -> str:
         """Return what a runner cannot do of what is asked for, or an empty string."""
         can = runner.capabilities
         if self._is_hard_limit and can.kill != "hard":
@@ -214,7 +232,7 @@ class Task(Definition[P, R_co]):
         if self._workers and not can.names_workers:
             return "workers= needs a runner that tells its workers apart, as dask does"
         if self.resources:
-            return runner.runner.cannot_offer(self.resources)
+            return engine.cannot_offer(runner, self.resources)
         return ""
 
     # --- calls -------------------------------------------------------------------------
@@ -256,6 +274,7 @@ class Task(Definition[P, R_co]):
             TypeError: the function cannot be called like this; no run has begun.
             BaseException: whatever the function raised in its last attempt, untouched.
         """
+        self._check_call(return_state)
         run = self._new_run(args, kwargs, wait_for)
         run.seen = True  # its failure is raised, or returned, to the caller
         run.life = task_run(run, run.engine.rng)
@@ -305,7 +324,8 @@ class Task(Definition[P, R_co]):
         Args:
             *args: for the function; the run starts when the futures among them have their values.
             return_state: wait, and return the final state instead of a future.
-            wait_for: futures that must be over first, and have ended well.
+            wait_for: futures that must be over first, and have ended well, but for those in
+                `allow_failure(...)`.
             **kwargs: for the function.
 
         Raises:
@@ -414,7 +434,7 @@ class Task(Definition[P, R_co]):
         if plan is None:
             plan = plans[key] = planned.plan(engine.settings, flow_run, engine, tags)
         if planned is not self:  # not kept: each access to a method makes a bound task
-            plan = dataclasses.replace(plan, subject=self)
+            plan = dataclasses.replace(plan, subject=self, run_name=self._run_name)
         number = -1
         if flow_run is not None:
             counter = flow_run.counters.get(plan.name)
@@ -431,12 +451,15 @@ class Task(Definition[P, R_co]):
             engine.clock.time(),
             number,
         )
+        wait_for = prerequisites(wait_for)
         seen = look_through(parameters, flow_run, wait_for)
         if seen is not None:
             run.upstream, run.task_inputs, has_marks = seen
             if has_marks and not run.upstream:
                 run.args = tuple(put_values(value) for value in args)
                 run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
+            if wait_for is not None:
+                run.tolerates = frozenset(tolerated(wait_for))
         engine.count_in(run)
         return run
 

@@ -171,6 +171,12 @@ def test_seed_126_delays_are_taken_in_every_spelling(
         ("tag_limits", {"db": 3}, {"db": 3}),
         ("tag_limits", "", {}),
         ("cancel_grace_seconds", "0", 0.0),
+        ("results_local_storage_path", " s3://bucket/x ", "s3://bucket/x"),
+        ("results_default_serializer", "json", "json"),
+        ("results_signing_key", " as it is ", " as it is "),
+        ("results_allow_shared_folder", "true", True),
+        ("results_max_bytes", "1000000", 1_000_000),
+        ("results_max_bytes", "none", None),
     ],
 )
 def test_a_value_is_taken_as_people_write_it(name: str, given: object, value: object) -> None:
@@ -203,6 +209,8 @@ def test_a_value_is_taken_as_people_write_it(name: str, given: object, value: ob
         ("tag_limits", "{db"),
         ("tag_limits", 3),
         ("cancel_grace_seconds", "soon"),
+        ("results_max_bytes", "-1"),
+        ("results_allow_shared_folder", "perhaps"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(name: str, given: object) -> None:

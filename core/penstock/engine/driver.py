@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.attempt import KeptResult, Outcome
 from penstock.engine import interrupts
-from penstock.engine.arguments import put_values, tolerated, upstream_problem
+from penstock.engine.arguments import put_values, runs_needed_for, tolerated, upstream_problem
 from penstock.engine.commands import (
     READY,
+    RECALL,
     RESOLVE,
     CancelChildren,
     CancelRun,
@@ -27,8 +28,9 @@ from penstock.engine.commands import (
 )
 from penstock.engine.dispatch import Dispatcher
 from penstock.engine.environments import environment_of
+from penstock.engine.keeping import WAITS, KeepingResults
 from penstock.engine.loop import Clock, Loop, RealClock, Timer
-from penstock.engine.recovery import Recovering, has_kept_result
+from penstock.engine.recovery import has_kept_result
 from penstock.engine.task_run import failure, task_run
 from penstock.futures import PenstockFuture
 from penstock.logging import replay
@@ -38,9 +40,10 @@ from penstock.task_runners import Broken, Output, SlotsChanged, Started
 from penstock.tracebacks import cut_own_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from penstock.attempt import Environment
+    from penstock.engine.dispatch import RunnerHandle
     from penstock.runs import FlowRun, MapGroup, Run
     from penstock.settings import Settings
 
@@ -67,7 +70,7 @@ class Begin:
         self.run: Run = run
 
 
-class Engine(Recovering):
+class Engine(KeepingResults):
     """Drives the runs of one root run.
 
     Args:
@@ -93,7 +96,7 @@ class Engine(Recovering):
         self.loop: Loop = Loop(self._handle, self._hand_out, self.clock, standby=standby)
         limits = dict(settings.tag_limits) if tag_limits is None else tag_limits
         self.dispatcher: Dispatcher = Dispatcher(
-            self.loop.post, self._go, limits, {}, self._environment_of
+            self.loop.post, self._go, limits, {}, self._environment_of, self.loop
         )
         self.plans: dict[Any, Any] = {}
         self.surroundings: dict[Any, bytes] = {}  # of task runs outside of any flow
@@ -102,7 +105,10 @@ class Engine(Recovering):
         self.active: set[Run] = set()
         self._lock = threading.Lock()
         self._waits = {}
+        self._loop_holders = {}
         self._sleepers: set[Run] = set()
+        self._making = {}
+        self._written = set()
         self._lost = {}
         self._resuming = {}
         self._deadlines: dict[int, Timer] = {}
@@ -167,12 +173,17 @@ class Engine(Recovering):
         run.left = waiting
         if waiting:
             return
-        if run.is_flow_run or (not run.upstream and run.plan.run_name is None):
+        plan = run.plan
+        if run.is_flow_run or (not run.upstream and plan.run_name is None and plan.keeping is None):
             # Nothing to decide before there is a place: its life begins then, in `_go`, so that
             # a run in the queue takes 0.5 kB less.
             self.dispatcher.enqueue(run)
         else:
             self.step(run, None)
+
+    def cannot_offer(self, handle: RunnerHandle, resources: Mapping[str, float]) -> str:
+        """Return why a runner can never give a run these resources, or an empty string."""
+        return handle.runner.cannot_offer(resources)
 
     # --- stepping ----------------------------------------------------------------------
 
@@ -205,6 +216,11 @@ class Engine(Recovering):
                         return
                     continue
                 try:
+                    if command is RECALL:
+                        answer = self.recall(run)  # type: ignore[arg-type]  # only task runs ask
+                        if answer is WAITS:
+                            return
+                        continue
                     answer = self.perform(run, command)
                 except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
                     error = problem
@@ -294,7 +310,12 @@ class Engine(Recovering):
     def perform(self, run: Run, command: Any) -> Any:
         """Perform a command that does not wait."""
         if type(command) is CancelChildren:
-            self.cancel_children(run, command.reason, kill=command.kill)  # type: ignore[arg-type]
+            self.cancel_children(
+                run,  # type: ignore[arg-type]  # only flows ask this
+                command.reason,
+                kill=command.kill,
+                keep_for=command.keep_for,
+            )
             return None
         return super().perform(run, command)
 
@@ -302,14 +323,23 @@ class Engine(Recovering):
 
     def close_books(self, run: Run) -> None:
         """Note how a run ended with the flow run around it, and let its inputs go."""
-        state = run.state
-        if state.type in (FAILED, CRASHED):
-            if run.seen:  # called directly: what made it fail is seen with it
-                run.seen = False
-                run.mark_seen()
-            elif run.flow_run is not None:
+        if run.plan.keeping is not None or (run.is_flow_run and self.has_to_be_kept(run)):  # type: ignore[arg-type]  # a flow run
+            self.loop.run_home(lambda: self.keep(run))
+        state, flow_run = run.state, run.flow_run
+        if state.type is not COMPLETED:
+            if state.type in (FAILED, CRASHED):
+                if flow_run is not None and not run.is_flow_run:
+                    with self._lock:
+                        flow_run.root.tally.failures.note(run.name, state)
+                if run.seen:  # called directly: what made it fail is seen with it
+                    run.seen = False
+                    run.mark_seen()
+                elif flow_run is not None:
+                    with self._lock:
+                        flow_run.tally.unseen.append(run)
+            elif flow_run is not None:
                 with self._lock:
-                    run.flow_run.tally.unseen.append(run)
+                    flow_run.tally.cancelled += 1
         if has_kept_result(run):
             self.note_kept(run)
         else:
@@ -407,6 +437,8 @@ class Engine(Recovering):
         elapsed = max(0.0, self.clock.monotonic() - event.at)
         if run.state.type is CANCELLING:
             return
+        if run.plan.is_held:
+            self.dispatcher.admission.begin(run)
         self.enter(run, starting, self.clock.time() - elapsed)
         if run.cancel_requested:  # before anybody knew that it had begun
             self.enter(run, State(CANCELLING, "Cancelling", run.cancel_reason))
@@ -556,12 +588,18 @@ class Engine(Recovering):
             self.cancel_children(run, reason, kill=kill)  # type: ignore[arg-type]
         self.dispatcher.cancel(run, hard=kill)
 
-    def cancel_children(self, run: FlowRun, reason: str, *, kill: bool) -> None:
-        """Ask every run inside of a flow run that is not over to end."""
-        run.is_ending = run.is_ending or kill
+    def cancel_children(
+        self, run: FlowRun, reason: str, *, kill: bool, keep_for: Any = None
+    ) -> None:
+        """Ask every run inside of a flow run that is not over to end; see `CancelChildren`."""
+        run.is_ending = run.is_ending or (kill and keep_for is None)
 
         def ask() -> None:
-            for child in list(run.active):
+            for stream in run.streams if kill else ():
+                stream.pull_no_more()
+            keep = runs_needed_for(keep_for) & run.active
+            run.is_ending = run.is_ending or (kill and not keep)
+            for child in run.active - keep:
                 self.cancel_one(child, reason, kill=kill, only_waiting=not kill)
             self.loop.drain()
 
@@ -596,3 +634,4 @@ class Engine(Recovering):
         with self.loop.turn():
             self.dispatcher.close(grace_seconds)
         self.loop.close()
+        self.collect()

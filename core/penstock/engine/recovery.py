@@ -63,7 +63,8 @@ class Recovering(Performing):
         """A run has ended with a result that stays with a worker: it keeps what made it."""
         run.life = None
         kept: KeptResult = run.state.data
-        kept.producer = weakref.ref(run)
+        if kept.producer is None:  # else it is another's, and was found by this one
+            kept.producer = weakref.ref(run)
 
     def _make_again(self, run: Run) -> None:
         self._lost[run] = run.state.data

@@ -108,7 +108,7 @@ def standing_in(here: Here) -> TaskRun:
         amounts = {name: amount for name, amount, _ in resources}
         plan = _plan_of(subject, name, tags, log_prints=log_prints, resources=amounts)
         run = TaskRun(plan, None, flow_run, flow_run, (), {}, now, number)
-        run.take_identity(uuid.UUID(identity), own_name)
+        run.take_identity(uuid.UUID(int=identity), own_name)
         run.run_count = run_count
         run.resources = {name: indices for name, _, indices in resources}
         run.task_inputs = {
@@ -145,7 +145,7 @@ def _flow_run_standing_in(fields: Mapping[str, Any]) -> FlowRun:
     tags = frozenset(fields["tags"])
     plan = _plan_of(subject, fields["flow_name"], tags, log_prints=fields["log_prints"])
     run = FlowRun(plan, None, around, around, (), {}, fields["at"], fields["name"])
-    run.take_identity(uuid.UUID(fields["id"]), fields["name"])
+    run.take_identity(uuid.UUID(int=fields["id"]), fields["name"])
     run.run_count = fields["run_count"]
     if fields["scheduled_at"] is not None:
         at = fields["scheduled_at"]
@@ -155,11 +155,11 @@ def _flow_run_standing_in(fields: Mapping[str, Any]) -> FlowRun:
     return run
 
 
-def _known_by_id(identity: str, around: FlowRun | None = None) -> FlowRun:
+def _known_by_id(identity: int, around: FlowRun | None = None) -> FlowRun:
     """Return a run of which nothing but the id is known here."""
     plan = _plan_of(_Elsewhere("elsewhere", None, dict), "elsewhere", frozenset())
     run = FlowRun(plan, None, around, around, (), {}, time.time(), "elsewhere")
-    run.take_identity(uuid.UUID(identity), "elsewhere")
+    run.take_identity(uuid.UUID(int=identity), "elsewhere")
     return run
 
 

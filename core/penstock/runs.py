@@ -7,6 +7,8 @@ them is decided by `engine.task_run` and `engine.flow_run`, and carried out by t
 from __future__ import annotations
 
 import dataclasses
+import os
+import random
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -31,6 +33,13 @@ if TYPE_CHECKING:
 __all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun"]
 
 _id_lock = threading.Lock()
+# Not `uuid.uuid4`: asking the kernel lets go of the GIL, which a submit in a loop then has to win
+# back from the runner's threads, and costs more than all the rest of a run's environment.
+_random = random.Random()
+if hasattr(os, "register_at_fork"):  # where there are no forks, nobody shares our seed
+    os.register_at_fork(after_in_child=_random.seed)
+_UUID_4 = (0x4 << 76) | (0x8 << 60)
+_RANDOM_BITS = ~((0xF << 76) | (0xC << 60))
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
 
@@ -142,7 +151,7 @@ class Run:
     __slots__ = (
         "__weakref__",
         "_history",
-        "_id",
+        "_id_bits",
         "_name",
         "args",
         "attempt_id",
@@ -218,7 +227,7 @@ class Run:
         self.siblings: Siblings | None = None
         self.context: contextvars.Context | None = None
         self.life: Generator[Any, Any, State[Any]] | None = None
-        self._id: uuid.UUID | None = None
+        self._id_bits: int = 0
         self._name: str | None = None
 
     @property
@@ -232,13 +241,18 @@ class Run:
         return [pending, running, self.state]
 
     @property
-    def id(self) -> uuid.UUID:
-        """The run's id, made when first asked for."""
-        if self._id is None:
+    def id_bits(self) -> int:
+        """The run's id as a number, made when first asked for."""
+        if not self._id_bits:
             with _id_lock:
-                if self._id is None:
-                    self._id = uuid.uuid4()
-        return self._id
+                if not self._id_bits:
+                    self._id_bits = _random.getrandbits(128) & _RANDOM_BITS | _UUID_4
+        return self._id_bits
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The run's id."""
+        return uuid.UUID(int=self.id_bits)
 
     @property
     def name(self) -> str:
@@ -280,7 +294,7 @@ class Run:
 
     def take_identity(self, identity: uuid.UUID, name: str) -> None:
         """Be known as a run of another process is."""
-        self._id = identity
+        self._id_bits = identity.int
         self._name = name
 
     def forget_inputs(self) -> None:

@@ -197,7 +197,6 @@ for cell in {cells!r}:
 
 
 def test_users_033_a_notebook_may_define_and_redefine(tmp_path: pathlib.Path) -> None:
-    pytest.importorskip("IPython", reason="IPython is not installed")
     path = tmp_path / "kernel.py"
     path.write_text(KERNEL.format(cells=CELLS))
     out, err = run_python(str(path))

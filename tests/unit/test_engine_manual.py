@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from penstock import PenstockFuture, allow_failure, as_completed, flow, pause_flow_run, task, wait
-from penstock.engine.driver import KILL_SECONDS
+from penstock.engine.attempts import KILL_SECONDS
 from penstock.engine.task_run import MOST_UNCHARGED
 from penstock.exceptions import (
     CancelledRun,

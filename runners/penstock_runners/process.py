@@ -49,7 +49,9 @@ class ProcessPoolTaskRunner(TaskRunner):
             attempt if that goes on for more than a moment.
     """
 
-    capabilities = Capabilities(isolation="process", kill="hard", pickles=True, keeps_warm=True)
+    capabilities = Capabilities(
+        isolation="process", kill="hard", pickles=True, async_functions=True, keeps_warm=True
+    )
 
     warm_seconds: ClassVar[float] = 60.0
     """How long the workers stay when no run uses them; a subclass may have another opinion."""

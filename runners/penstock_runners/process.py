@@ -54,7 +54,9 @@ class ProcessPoolTaskRunner(TaskRunner):
             fresh one by ``max_tasks_per_worker=1``.
     """
 
-    capabilities = Capabilities(isolation="process", kill="hard", pickles=True, keeps_warm=True)
+    capabilities = Capabilities(
+        isolation="process", kill="hard", pickles=True, async_functions=True, keeps_warm=True
+    )
 
     warm_seconds: ClassVar[float] = 60.0
     """How long the workers stay when no run uses them; a subclass may have another opinion."""

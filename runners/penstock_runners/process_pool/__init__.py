@@ -2,8 +2,8 @@
 
 *In the driver*, `registry` keeps the pools of this process, `pool` holds a pool's one thread and
 decides what happens, `workers` is one worker process as the driver sees it, `jobs` are the attempts
-a pool holds, `batching` says how many go together, `memory` looks at what workers use (`sizes` is
-how people write that), and `endings` is what is reported of attempts that found no end.
+a pool holds, `batching` says how many go together, `memory` looks at what workers use, and
+`endings` is what is reported of attempts that found no end.
 
 *In the worker*, `child` is what runs, `errors` makes exceptions fit to travel.
 

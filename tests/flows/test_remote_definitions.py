@@ -45,10 +45,18 @@ def run_python(*arguments: str, stdin: str = "", cwd: object = None) -> tuple[st
 # --- programs -----------------------------------------------------------------------------
 
 PROGRAM = """
-import dataclasses, enum
+import dataclasses, enum, functools
 from penstock import flow, task
 
 SCALE = 10
+
+@functools.lru_cache(maxsize=50)
+def fibonacci(n):
+    return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+@task
+def ask_cache(n):
+    return fibonacci(n), fibonacci.cache_info().maxsize, fibonacci.__name__
 
 class Base:
     def scaled(self):
@@ -82,11 +90,12 @@ def main():
     chained = chain.submit(Point(0)).result()
     squares = task(lambda x: x * x).map([1, 2, 3]).result()
     same, red = colour.submit(Colour.RED).result()
-    return moved == Point(20), chained == Point(110), squares, same, red is Colour.RED
+    cached = ask_cache.submit(30).result(), task(fibonacci).submit(10).result()
+    return moved == Point(20), chained == Point(110), squares, same, red is Colour.RED, cached
 
 print(main())
 """
-EXPECTED = "(True, True, [1, 4, 9], True, True)\n"
+EXPECTED = "(True, True, [1, 4, 9], True, True, ((832040, 50, 'fibonacci'), 55))\n"
 
 
 @pytest.mark.parametrize("how", ["script", "-c", "stdin", "-m", "directory"])

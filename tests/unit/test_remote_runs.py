@@ -16,7 +16,7 @@ from penstock.worker.here import Here
 if TYPE_CHECKING:
     from penstock.runs import Run
 
-TASK_ID, FLOW_ID, ROOT_ID, PARENT_ID, INPUT_ID = (str(uuid.uuid4()) for _ in range(5))
+TASK_ID, FLOW_ID, ROOT_ID, PARENT_ID, INPUT_ID = (uuid.uuid4().int for _ in range(5))
 
 
 def here_of(**flow_fields: Any) -> Here:
@@ -36,7 +36,7 @@ def here_of(**flow_fields: Any) -> Here:
         **flow_fields,
     }
     shared = {"name": "work", "tags": ("t",), "log_prints": True, "flow_run": flow_run}
-    own = (TASK_ID, "work-4", 3, 4, (("x", (INPUT_ID,)),))
+    own = (TASK_ID, "work-4", 3, 4, (("x", (INPUT_ID,)),), (("GPU", 1.0, (0,)),))
     here = Here(shared, own, lambda record: None)
     here.call = (lambda x, y=2, *rest: None), (1,), {}
     return here
@@ -49,11 +49,11 @@ def test_the_stand_in_answers_what_code_may_ask() -> None:
     here = here_of()
     run = standing_in(here)
     assert run is standing_in(here), "always the same one"
-    assert (str(run.id), run.name, run.task_name) == (TASK_ID, "work-4", "work")
+    assert (run.id.int, run.name, run.task_name) == (TASK_ID, "work-4", "work")
     assert (run.run_count, run.number, run.tags) == (3, 4, frozenset({"t"}))
     assert run.state.is_running()
     assert run.parameters == {"x": 1, "y": 2, "rest": ()}
-    assert [str(one.id) for one in run.task_inputs["x"]] == [INPUT_ID]
+    assert [one.id.int for one in run.task_inputs["x"]] == [INPUT_ID]
     assert run.plan.log_prints
     assert run.engine is None
 
@@ -61,7 +61,7 @@ def test_the_stand_in_answers_what_code_may_ask() -> None:
 def test_so_does_that_of_the_flow_run_around() -> None:
     run = standing_in(here_of()).flow_run
     assert run is not None
-    assert (str(run.id), run.name, run.flow_name) == (FLOW_ID, "the-flow-run", "the-flow")
+    assert (run.id.int, run.name, run.flow_name) == (FLOW_ID, "the-flow-run", "the-flow")
     assert (run.run_count, run.tags) == (2, frozenset({"f"}))
     assert run.root is run
     assert run.parameters["a"] == [1]
@@ -70,12 +70,12 @@ def test_so_does_that_of_the_flow_run_around() -> None:
 
 
 @pytest.mark.parametrize("parent", [ROOT_ID, PARENT_ID])
-def test_of_the_runs_further_out_the_ids_are_known(parent: str) -> None:
+def test_of_the_runs_further_out_the_ids_are_known(parent: int) -> None:
     run = standing_in(here_of(parent_id=parent, root_id=ROOT_ID)).flow_run
     assert run is not None
     assert run.flow_run is not None
-    assert str(run.flow_run.id) == parent
-    assert str(run.root.id) == ROOT_ID
+    assert run.flow_run.id.int == parent
+    assert run.root.id.int == ROOT_ID
 
 
 def test_a_run_outside_of_any_flow_has_none() -> None:

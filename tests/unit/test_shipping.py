@@ -160,7 +160,7 @@ def test_a_context_variable_whose_value_cannot_be_packed_is_named() -> None:
     good: ContextVar[Any] = ContextVar("good")
     bad: ContextVar[Any] = ContextVar("bad")
     with pytest.raises(TypeError, match=r"context variable 'bad' -> \['x'\]: cannot pickle"):
-        shipping.pack_variables({good: 1, bad: {"x": threading.Lock()}})
+        shipping.pack_variables({good: 1, bad: {"x": threading.Lock()}}, ByValue())
 
 
 def test_the_functions_used_least_recently_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.attempt import Environment
+from penstock.by_value import ByValue
 from penstock.context import TAGS
 from penstock.shipping import pack_variables
 from penstock.worker import packing
@@ -21,6 +22,7 @@ __all__ = ["environment_of"]
 
 LARGEST_PARAMETER_BYTES: Final = 64 * 1024
 """A larger parameter of a flow does not go along with every task run."""
+_by_value: Final = ByValue()
 
 
 def environment_of(run: TaskRun, settings: Settings, known: dict[Any, bytes]) -> Environment:
@@ -56,7 +58,7 @@ def environment_of(run: TaskRun, settings: Settings, known: dict[Any, bytes]) ->
     variables = None
     if plan.propagate and context is not None:
         values = {each: context[each] for each in plan.propagate if each in context}
-        variables = pack_variables(values) if values else None
+        variables = pack_variables(values, _by_value) if values else None
     return Environment(shared, own, variables)
 
 

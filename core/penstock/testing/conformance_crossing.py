@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from penstock.by_value import ByValue
 from penstock.shipping import pack_variables
 from penstock.task_runners import Siblings
 from penstock.testing import subjects
@@ -42,23 +43,24 @@ class CrossingChecks(ConformanceChecks):
         self, harness: RunnerHarness
     ) -> None:
         skip_unless(harness.capabilities.pickles, "pickles, so the run is where the function is")
-        shared = environment(name="the name")
-        others = environment(name="another")
+        shared = environment(name="the name").shared
+        others = environment(name="another").shared
         attempts = [
             harness.attempt(
                 subjects.tell_surroundings,
-                environment=(shared if number % 3 else others)._replace(own=(number, "own")),
+                environment=environment(number)._replace(shared=shared if number % 3 else others),
             )
             for number in range(30)
         ]
         told = [harness.value(outcome) for outcome in harness.run_all(attempts)]
         assert told == [
-            ("the name" if number % 3 else "another", (number, "own")) for number in range(30)
+            ("the name" if number % 3 else "another", environment(number).own)
+            for number in range(30)
         ], "each attempt has its own surroundings, however many share a part of them"
 
     def test_an_attempt_of_no_run_has_no_surroundings(self, harness: RunnerHarness) -> None:
         skip_unless(harness.capabilities.pickles, "pickles, so the run is where the function is")
-        told = environment(name="the name")._replace(own=(1,))
+        told = environment(name="the name")
         harness.value(harness.run(subjects.tell_surroundings, environment=told))
         assert harness.value(harness.run(subjects.tell_surroundings)) == (None, ()), (
             "nothing is left of the attempt before"
@@ -68,7 +70,9 @@ class CrossingChecks(ConformanceChecks):
         self, harness: RunnerHarness
     ) -> None:
         skip_unless(harness.capabilities.pickles, "pickles, so attempts have their context")
-        given = environment()._replace(variables=pack_variables({subjects.STATE: "given"}))
+        given = environment()._replace(
+            variables=pack_variables({subjects.STATE: "given"}, ByValue())
+        )
         for _ in range(2):
             outcome = harness.run(subjects.read_state, environment=given)
             assert harness.value(outcome) == "given", "variables have the values of the attempt"

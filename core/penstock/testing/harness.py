@@ -200,9 +200,10 @@ class RunnerHarness:
         return True
 
 
-def environment(**shared: Any) -> Environment:
-    """Return what an attempt says of its run, as plain as can be."""
-    return Environment(marshal.dumps({"levels": {}, **shared}), ())
+def environment(number: int = 0, **shared: Any) -> Environment:
+    """Return what an attempt says of its run: as little as the engine ever does."""
+    own = number, f"attempt {number}", 1, number, (), ()
+    return Environment(marshal.dumps({"levels": {}, **shared}), own)
 
 
 def describe(outcome: Outcome) -> str:

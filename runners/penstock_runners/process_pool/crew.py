@@ -38,8 +38,9 @@ TICK_SECONDS: Final = 0.02
 STACK_SECONDS: Final = 0.25
 """How long a worker to be killed may take to show its stack. It needs a few milliseconds where the
 machine is not overloaded."""
-STACK_QUIET_SECONDS: Final = 0.003
-"""After its first piece, the stack is taken to be complete."""
+STACK_QUIET_SECONDS: Final = 0.05
+"""So long after a piece, the stack is taken to be complete, though its end has not come: it may be
+cut, if it is deep."""
 LEAVE_SECONDS: Final = 0.4
 """How long a worker may take to leave by itself."""
 LOADING_SECONDS: Final = 10.0
@@ -378,8 +379,9 @@ class Crew:
         if not worker.read_stack():
             self.selector.unregister(worker.stacks)
         elif worker.killing is not None and worker.killing.deadline is not None:
-            quiet = time.monotonic() + STACK_QUIET_SECONDS
-            worker.killing.deadline = min(worker.killing.deadline, quiet)
+            quiet = 0.0 if worker.has_whole_stack else STACK_QUIET_SECONDS
+            at = time.monotonic() + quiet
+            worker.killing.deadline = min(worker.killing.deadline, at)
 
     def _kill_or_spare(self, worker: Worker, killing: Killing) -> None:
         killing.deadline = None

@@ -233,6 +233,11 @@ class Worker:
         self.stack += piece.decode(errors="replace")
         return bool(piece)
 
+    @property
+    def has_whole_stack(self) -> bool:
+        """Whether the fault handler has come down to our own frames."""
+        return child.__file__ in self.stack
+
     def user_stack(self) -> str:
         """Return what the fault handler wrote, on lines of its own, without our own frames."""
         lines: list[str] = []

@@ -1,7 +1,7 @@
 """The same work by Prefect and by Penstock, in one table; what is not installed is left out.
 
     pip install -e '.[dask,compare]'
-    python benchmarks/compare_prefect.py [--items 200]
+    python benchmarks/compare_prefect.py [--items 200] [--patience 300]
 
 Prefect runs as it comes, with a server of its own on this machine's loopback and a home that is
 thrown away; only its telemetry is switched off. Each figure is from a process of its own, the best
@@ -11,9 +11,11 @@ of a few repeats in it. The programs differ in their imports and in the names of
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,8 +24,6 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-PATIENCE_SECONDS: Final = 600
 
 IMPORT: Final = "from {engine} import flow, task"
 
@@ -140,34 +140,38 @@ def surroundings() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
-def run(program: str, items: int, home: str) -> str:
+def run(program: str, items: int, home: str, patience_seconds: float) -> str:
     """Run a program in a fresh process and return the last line it prints."""
     path = os.path.join(home, "program.py")
     with open(path, "w") as file:
         file.write(program)
-    try:
-        done = subprocess.run(
-            [sys.executable, path, str(items)],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            env=surroundings()
-            | {
-                "DO_NOT_TRACK": "1",
-                "PENSTOCK_LOGGING_LEVEL": "WARNING",
-                "PREFECT_HOME": home,
-                "PREFECT_LOGGING_LEVEL": "WARNING",
-                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-            },
-        )
-    except subprocess.TimeoutExpired:
-        raise NoFigure(f"not over after {PATIENCE_SECONDS} s") from None
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        errors = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise NoFigure(errors[-1][:80])
+    with subprocess.Popen(
+        [sys.executable, path, str(items)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # to end it with all that it has started: servers, workers
+        env=surroundings()
+        | {
+            "DO_NOT_TRACK": "1",
+            "PENSTOCK_LOGGING_LEVEL": "WARNING",
+            "PREFECT_HOME": home,
+            "PREFECT_LOGGING_LEVEL": "WARNING",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        },
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=patience_seconds)
+        except subprocess.TimeoutExpired:
+            raise NoFigure(f"not over after {patience_seconds:g} s") from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # nothing of it is left
+                os.killpg(process.pid, signal.SIGKILL)
+    lines = output.strip().splitlines()
+    if process.returncode or not lines:
+        said = errors.strip().splitlines() or [f"exit code {process.returncode}"]
+        raise NoFigure(said[-1][:80])
     return lines[-1]
 
 
@@ -188,7 +192,7 @@ def import_milliseconds(engine: Engine, home: str) -> float:
     return 1e3 * (min(seconds(program) for _ in range(5)) - min(seconds("pass") for _ in range(5)))
 
 
-def figure(engine: Engine, what: str, runner: str, items: int) -> str:
+def figure(engine: Engine, what: str, runner: str, items: int, patience_seconds: float) -> str:
     """Return one cell of the table."""
     lacks = engine.lacks(runner)
     if lacks:
@@ -198,8 +202,9 @@ def figure(engine: Engine, what: str, runner: str, items: int) -> str:
             if what == "import":
                 return f"{import_milliseconds(engine, home):.0f} ms"
             if what == "crash":
-                return run(engine.program(CRASH, runner), items, home)
-            return f"{float(run(engine.program(SUBMITS, runner), items, home)):,.0f} us"
+                return run(engine.program(CRASH, runner), items, home, patience_seconds)
+            each = run(engine.program(SUBMITS, runner), items, home, patience_seconds)
+            return f"{float(each):,.0f} us"
         except NoFigure as why:
             return f"none: {why}"
 
@@ -208,7 +213,11 @@ def main() -> None:
     """Print the table, row by row as it comes."""
     parser = argparse.ArgumentParser(description="Prefect and Penstock on the same work.")
     parser.add_argument("--items", type=int, default=200, help="tasks to submit (200)")
-    items = parser.parse_args().items
+    parser.add_argument(
+        "--patience", type=float, default=300, help="seconds to wait for each figure (300)"
+    )
+    chosen = parser.parse_args()
+    items, patience_seconds = chosen.items, chosen.patience
     rows = [("from ... import flow, task", "import", "")]
     rows += [
         (f"a no-op submitted, {runner}, each of {items}", "submits", runner)
@@ -221,7 +230,7 @@ def main() -> None:
     width = max(len(label) for label, _, _ in rows)
     print(f"{'':{width}}  {ENGINES[0].name:40}  {ENGINES[1].name}")
     for label, what, runner in rows:
-        ours, theirs = (figure(engine, what, runner, items) for engine in ENGINES)
+        ours, theirs = (figure(engine, what, runner, items, patience_seconds) for engine in ENGINES)
         print(f"{label:{width}}  {ours:40}  {theirs}", flush=True)
 
 

@@ -54,6 +54,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[FIGURES] = []
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.timeout(600))  # the machine may have other work
+
+
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     with temporary_settings(logging_level="WARNING", task_runner=None):

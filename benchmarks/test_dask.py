@@ -46,7 +46,6 @@ def on_dask(dask_client: Any) -> Callable[[Any], Any]:
     return lambda some_flow: some_flow.with_options(task_runner=DaskTaskRunner(client=dask_client))
 
 
-@pytest.mark.timeout(300)
 def test_map(course: Course, dask_client: Any, on_dask: Callable[[Any], Any]) -> None:
     """Flow on Dask, a map of 10 000 no-ops; floor: client.map and gather, of 2 000."""
     items, bare = course.size(10_000), course.size(BARE_ITEMS)

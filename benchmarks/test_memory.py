@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from benchmarks.conftest import Course
 
@@ -136,13 +134,11 @@ def test_stream_memory(course: Course) -> None:
     compared(course, OURS + STREAM, "thread:2", THREADS, STREAM_LIMIT_BYTES)
 
 
-@pytest.mark.timeout(300)
 def test_map_memory_on_processes(course: Course) -> None:
     """Peak memory of the driver, a map of 100 000 on processes; floor: loky, 20 000."""
     compared(course, OURS + MAP, "process:2", LOKY, None, floor_items=20_000)
 
 
-@pytest.mark.timeout(300)
 def test_map_memory_on_dask(course: Course, cluster_address: str) -> None:
     """Peak memory of the driver, a map of 100 000 on Dask; floor: client.map, 5 000."""
     program = OURS + MAP.replace("sys.argv[2]", "'dask:' + sys.argv[2]")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from benchmarks.work import nothing
 from penstock import flow, task
 
@@ -42,37 +40,31 @@ def compared(course: Course, runner: str, times: int) -> None:
     )
 
 
-@pytest.mark.timeout(300)
 def test_threads_10_000(course: Course) -> None:
     """Time an item on threads in a map of 10 000; floor: of 1 000."""
     compared(course, "thread:2", 10)
 
 
-@pytest.mark.timeout(300)
 def test_threads_100_000(course: Course) -> None:
     """Time an item on threads in a map of 100 000; floor: of 1 000."""
     compared(course, "thread:2", 100)
 
 
-@pytest.mark.timeout(300)
 def test_processes_10_000(course: Course) -> None:
     """Time an item on processes in a map of 10 000; floor: of 1 000."""
     compared(course, "process:2", 10)
 
 
-@pytest.mark.timeout(300)
 def test_processes_100_000(course: Course) -> None:
     """Time an item on processes in a map of 100 000; floor: of 1 000."""
     compared(course, "process:2", 100)
 
 
-@pytest.mark.timeout(300)
 def test_dask_10_000(course: Course, cluster_address: str) -> None:
     """Time an item on Dask in a map of 10 000; floor: of 1 000."""
     compared(course, f"dask:{cluster_address}", 10)
 
 
-@pytest.mark.timeout(300)
 def test_dask_100_000(course: Course, cluster_address: str) -> None:
     """Time an item on Dask in a map of 100 000; floor: of 1 000."""
     compared(course, f"dask:{cluster_address}", 100)

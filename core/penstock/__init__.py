@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from penstock.states import State
     from penstock.tasks import Task, task
+    from penstock.transactions import Transaction
     from penstock.unsupported import adeploy, aserve, deploy, get_client, serve
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "PenstockFutureList",
     "State",
     "Task",
+    "Transaction",
     "__version__",
     "adeploy",
     "allow_failure",
@@ -73,6 +75,7 @@ _HOMES = {
     ),
     "states": ("State",),
     "tasks": ("Task", "task"),
+    "transactions": ("Transaction",),
     "unsupported": ("adeploy", "aserve", "deploy", "get_client", "serve"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

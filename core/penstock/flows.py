@@ -290,7 +290,7 @@ class Flow(Definition[P, R_co]):
         if around is not None and choice.reason == "the default":
             run.task_runner, run.runner_reason = around.task_runner, "that of the flow around it"
         else:
-            run.task_runner, run.runner_reason = choice
+            run.task_runner, run.runner_reason = choice.spec, choice.reason
         # A runner that cannot be had is refused before there is work.
         runner = handle_for(None, run, engine).runner
         if is_submitted:
@@ -298,8 +298,8 @@ class Flow(Definition[P, R_co]):
         engine.count_in(run)
         run.life = flow_life(run, engine.rng, now.flows_unobserved_failures, self._start_at)
         _engine_log.info("Created flow run %r for flow %r", run.name, self.name)
-        # The default, and what a sub-flow takes over, go without saying.
-        level = logging.INFO if choice.reason != "the default" else logging.DEBUG
+        # What stands in the code, or is the default, goes without saying; a configuration does not.
+        level = logging.DEBUG if choice.is_expected else logging.INFO
         if _flow_log.isEnabledFor(level):
             run_logger(run).log(
                 level,

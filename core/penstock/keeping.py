@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from penstock.attempt import KeptResult
 from penstock.cache_policies import DEFAULT, NO_CACHE, CachePolicy
 from penstock.exceptions import DefinitionError
-from penstock.key_parts import KeyPart, KeyParts
+from penstock.key_parts import KeyPart, KeyParts, cut
 from penstock.storage_choice import store_of
 from penstock.transactions import IsolationLevel
 
@@ -67,7 +67,7 @@ class Keeping:
         """Return what a key was made of, as it is stored beside the result."""
         found: KeyParts | None
         if self.key_template is not None:
-            found = KeyParts(key, {"template": KeyPart(key, self.key_template)})
+            found = KeyParts(key, {"result_storage_key": KeyPart(key, cut(key))})
         else:
             found = self.policy.compute(*_asked(run))
         parts: Mapping[str, Any] = {} if found is None else found.as_json()["parts"]

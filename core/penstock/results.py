@@ -25,18 +25,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from penstock._version import __version__
 from penstock.eviction import Candidate, to_evict
 from penstock.filesystems import FileSystem, LocalFileSystem, filesystem_of
-from penstock.record_files import RecordFiles, path_of
+from penstock.record_files import RecordFiles, Surveyed, path_of
 from penstock.records import RecordMetadata, UnreadableRecordError
 from penstock.serializers import Serializer, serializer_named
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from penstock.locking import LockManager
-    from penstock.record_files import Surveyed
 
-__all__ = ["Collected", "RecordMetadata", "ResultRecord", "ResultStore", "StoreStats"]
+__all__ = [
+    "Collected",
+    "RecordMetadata",
+    "ResultRecord",
+    "ResultStore",
+    "StoreStats",
+    "Surveyed",
+]
 
 _log = logging.getLogger("penstock.results")
 
@@ -62,6 +68,20 @@ class StoreStats(NamedTuple):
     unreadable: int
     oldest: datetime.datetime | None
     newest: datetime.datetime | None
+
+    @classmethod
+    def of(cls, surveyed: Collection[Surveyed], now: datetime.datetime) -> StoreStats:
+        """Count what a survey found."""
+        found = [each.metadata for each in surveyed if each.metadata is not None]
+        made = [metadata.created_at for metadata in found]
+        return cls(
+            records=len(found),
+            size_bytes=sum(each.entry.size_bytes for each in surveyed),
+            expired=sum(metadata.is_expired(now) for metadata in found),
+            unreadable=len(surveyed) - len(found),
+            oldest=min(made, default=None),
+            newest=max(made, default=None),
+        )
 
 
 class Collected(NamedTuple):
@@ -219,7 +239,38 @@ class ResultStore:
         self._files.check_safe()
         return self.filesystem.delete_path(path_of(key))
 
+    def examine(self, key: str) -> Surveyed | None:
+        """Look at what is under a key as `read` would, but for the value; None if nothing is.
+
+        All bytes are checked, and whether this store would read a value of that kind. No code of
+        the user's runs. Where the record cannot be used, `why_not` says why.
+
+        Raises:
+            UnsafeStorageError: other users can write in the folder, and that was not allowed.
+        """
+        self._files.check_safe()
+        entry = self.filesystem.entry_at(path_of(key))
+        if entry is None:
+            return None
+        try:
+            metadata, _ = self._files.read(key)
+            self._reader_of(metadata)
+        except FileNotFoundError:  # deleted since
+            return None
+        except Exception as error:  # noqa: BLE001  (told to the caller)
+            return Surveyed(entry, None, error)
+        return Surveyed(entry, metadata)
+
     # --- all of them -------------------------------------------------------------------
+
+    def survey(self) -> Iterator[Surveyed]:
+        """Iterate over all records, in no order, with those that cannot be read, and why.
+
+        Raises:
+            UnsafeStorageError: other users can write in the folder, and that was not allowed.
+        """
+        self._files.check_safe()
+        return self._files.survey()
 
     def keys(self) -> Iterator[str]:
         """Iterate over the keys of all records that can be read, also of those that expired."""
@@ -230,7 +281,7 @@ class ResultStore:
 
         What cannot be read is left out, with a warning in the log.
         """
-        for each in self._survey():
+        for each in self.survey():
             if each.metadata is not None:
                 yield each.metadata
             else:
@@ -238,18 +289,7 @@ class ResultStore:
 
     def stats(self, *, now: datetime.datetime | None = None) -> StoreStats:
         """Count what is there."""
-        moment = now or _now()
-        surveyed = list(self._survey())
-        found = [each.metadata for each in surveyed if each.metadata is not None]
-        made = [metadata.created_at for metadata in found]
-        return StoreStats(
-            records=len(found),
-            size_bytes=sum(each.entry.size_bytes for each in surveyed),
-            expired=sum(metadata.is_expired(moment) for metadata in found),
-            unreadable=len(surveyed) - len(found),
-            oldest=min(made, default=None),
-            newest=max(made, default=None),
-        )
+        return StoreStats.of(list(self.survey()), now or _now())
 
     def collect(
         self, max_bytes: int | None = None, now: datetime.datetime | None = None
@@ -264,17 +304,18 @@ class ResultStore:
             max_bytes: how large the store may be; None is as large as it likes.
             now: the time to measure by.
         """
-        surveyed = {each.entry.path: each for each in self._survey()}
+        surveyed = {each.entry.path: each for each in self.survey()}
         candidates = [_candidate(each) for each in surveyed.values()]
         records = size = 0
         for path, size_bytes, *_ in to_evict(candidates, now=now or _now(), max_bytes=max_bytes):
-            if self._delete_if_unchanged(surveyed[path]):
+            if self.remove(surveyed[path]):
                 records += 1
                 size += size_bytes
         self.filesystem.delete_unfinished(older_than_seconds=_UNFINISHED_SECONDS)
         return Collected(records, size)
 
-    def _delete_if_unchanged(self, seen: Surveyed) -> bool:
+    def remove(self, seen: Surveyed) -> bool:
+        """Delete what a survey found, unless it has changed since; whether it did."""
         path = seen.entry.path
         try:
             if self.filesystem.entry_at(path) != seen.entry:
@@ -283,10 +324,6 @@ class ResultStore:
         except OSError as error:  # on some systems while it is read; the next collection gets it
             _log.warning("Result %r cannot be deleted: %s", path, error)
             return False
-
-    def _survey(self) -> Iterator[Surveyed]:
-        self._files.check_safe()
-        return self._files.survey()
 
     def _reader_of(self, metadata: RecordMetadata) -> Serializer:
         own = self.serializer

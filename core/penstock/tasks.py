@@ -40,6 +40,7 @@ from penstock.exceptions import (
     NotSupportedError,
     RunnerCannotError,
 )
+from penstock.explained import explained
 from penstock.futures import PenstockFuture, PenstockFutureList
 from penstock.hooks import adapt_hook, adapt_retry_condition, as_callables
 from penstock.keeping import keeping_of, policy_of
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 
     from penstock.engine.dispatch import RunnerHandle
     from penstock.engine.driver import Engine
+    from penstock.explaining import Explanation
     from penstock.runs import Run
 
 __all__ = ["Task", "exponential_backoff", "task", "task_input_hash"]
@@ -418,8 +420,51 @@ class Task(Definition[P, R_co]):
         run.engine.submit(run)
         return run
 
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        """Say whether such a call, here and now, would run or be served from the cache, and why.
+
+        Nothing is run. The reasons are what differs from the nearest earlier result of this task,
+        what expired, or which run made the result that would be taken; as text it all reads well.
+
+        Args:
+            *args: as for the call. Futures among them are waited for.
+            **kwargs: as for the call.
+
+        Raises:
+            TypeError: the function cannot be called like this.
+            UnhashableInputError: an argument has no stable hash.
+            BaseException: what a future among the arguments ended with.
+
+        Example:
+            >>> print(train.explain(lr=0.2))  # doctest: +SKIP
+            task 'train' would run: input 'lr' changed 0.1 to 0.2; helper clean() changed
+        """
+        return explained(self._bare_run(args, kwargs))
+
     def _new_run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any) -> TaskRun:
         parameters = self._binder(*args, **kwargs)
+        run = self._bare_run(args, kwargs)
+        flow_run = run.flow_run
+        if flow_run is not None:
+            name = run.plan.name
+            counter = flow_run.counters.get(name)
+            if counter is None:
+                counter = flow_run.counters.setdefault(name, itertools.count())
+            run.number = next(counter)
+        wait_for = prerequisites(wait_for)
+        seen = look_through(parameters, flow_run, wait_for)
+        if seen is not None:
+            run.upstream, run.task_inputs, has_marks = seen
+            if has_marks and not run.upstream:
+                run.args = tuple(put_values(value) for value in args)
+                run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
+            if wait_for is not None:
+                run.tolerates = frozenset(tolerated(wait_for))
+        run.engine.count_in(run)
+        return run
+
+    def _bare_run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TaskRun:
+        """Return a run of which the runs around it know nothing yet."""
         parent = current_run()
         engine = engine_for(parent)
         flow_run = cast(
@@ -435,33 +480,8 @@ class Task(Definition[P, R_co]):
             plan = plans[key] = planned.plan(engine.settings, flow_run, engine, tags)
         if planned is not self:  # not kept: each access to a method makes a bound task
             plan = dataclasses.replace(plan, subject=self, run_name=self._run_name)
-        number = -1
-        if flow_run is not None:
-            counter = flow_run.counters.get(plan.name)
-            if counter is None:
-                counter = flow_run.counters.setdefault(plan.name, itertools.count())
-            number = next(counter)
-        run = TaskRun(
-            plan,
-            engine,
-            flow_run,
-            parent,
-            args,
-            kwargs or _NO_KEYWORDS,
-            engine.clock.time(),
-            number,
-        )
-        wait_for = prerequisites(wait_for)
-        seen = look_through(parameters, flow_run, wait_for)
-        if seen is not None:
-            run.upstream, run.task_inputs, has_marks = seen
-            if has_marks and not run.upstream:
-                run.args = tuple(put_values(value) for value in args)
-                run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
-            if wait_for is not None:
-                run.tolerates = frozenset(tolerated(wait_for))
-        engine.count_in(run)
-        return run
+        now = engine.clock.time()
+        return TaskRun(plan, engine, flow_run, parent, args, kwargs or _NO_KEYWORDS, now, -1)
 
     # --- other forms -------------------------------------------------------------------
 

@@ -8,12 +8,12 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from penstock.cpus import usable_cpus
+from penstock.sizes import format_size, parse_size
 from penstock.task_runners import Capabilities, TaskRunner, checked_resources, show_resources
 from penstock.worker import culprit, packing
 from penstock_runners.process_pool.crew import Plan
 from penstock_runners.process_pool.memory import resident_bytes
 from penstock_runners.process_pool.registry import POOLS
-from penstock_runners.process_pool.sizes import format_size, parse_size
 from penstock_runners.thread_variables import describe_share, variables_for
 
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ class ProcessPoolTaskRunner(TaskRunner):
             fresh one by ``max_tasks_per_worker=1``.
     """
 
-    capabilities = Capabilities(isolation="process", kill="hard", pickles=True, keeps_warm=True)
+    capabilities = Capabilities(
+        isolation="process", kill="hard", pickles=True, async_functions=True, keeps_warm=True
+    )
 
     warm_seconds: ClassVar[float] = 60.0
     """How long the workers stay when no run uses them; a subclass may have another opinion."""

@@ -63,6 +63,7 @@ class DaskTaskRunner(TaskRunner):
         async_functions=True,
         keeps_results=True,
         elastic=True,
+        schedules_resources=True,
         names_workers=True,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -157,6 +158,21 @@ def test_user_016_a_run_that_waits_for_a_place_holds_no_worker(gate: Gate) -> No
         return found
 
     assert body() == "free"
+
+
+def test_user_016_a_place_that_is_free_is_taken_at_once_while_the_flow_is_busy(
+    meter: Meter,
+) -> None:
+    @flow(task_runner="thread:2")
+    def body() -> None:
+        futures = [two_at_once.with_options(max_concurrency=1).submit(meter) for _ in range(5)]
+        until = time.monotonic() + 10
+        while not futures[-1].done() and time.monotonic() < until:
+            time.sleep(0.001)  # in the user's code: nobody waits inside of the library
+
+    body()
+    gaps = [later - earlier for earlier, later in itertools.pairwise(meter.times)]
+    assert max(gaps) < 0.5, "a hundred times what it takes"
 
 
 def test_user_016_a_place_is_free_again_after_a_failure_a_timeout_and_a_cancel(

@@ -3,7 +3,8 @@
 *Which cluster*: `where` says what is meant, and nothing is connected yet; `connection` opens what
 is needed and closes what it opened; `probing` finds out why a scheduler cannot be reached; `local`
 and `host` are a cluster of our own on this machine, a process that runs the scheduler and looks
-after the workers, which `lifeline` ties to it; `scaling` holds the floor of an adaptive one;
+after the workers, which `lifeline` ties to it; `demand` lets an adaptive one grow, `scaling` holds
+its floor;
 `preflight` compares versions.
 
 *In the driver*: `session` is the thread that serves one run and decides everything; `roster` knows

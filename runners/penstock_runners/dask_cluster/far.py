@@ -12,7 +12,7 @@ import pickle
 import threading
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from distributed import get_client, get_worker
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["refuse", "run_batch"]
 
+T = TypeVar("T")
+
 MOST_PARCELS: Final = 1024
 MOST_CLAIMS: Final = 100_000
 MOST_CHANNELS: Final = 64
@@ -32,6 +34,8 @@ GIVE_BACK_SECONDS: Final = 0.2
 """After so long in a batch, the rest of it goes back: it was taken for shorter."""
 PULSE_SECONDS: Final = 0.02
 """How often a batch of several is looked at, for a call in it that takes long."""
+PULSE_REST_SECONDS: Final = 1.0
+"""So long after the last such batch, nobody looks any more."""
 FLUSH_BUDGET_SECONDS: Final = 1.0
 """How much of an attempt's time may go into seeing that its log records are on their way."""
 
@@ -290,7 +294,7 @@ class _Batch:
         began = time.monotonic()
         self.current = number, began
         try:
-            ending = running.run(here, load, variables, self._keeping(keep_from))
+            ending = running.run(here, _helping(load), variables, self._keeping(keep_from))
         finally:
             self.current = None
         packed = [bytes(buffer) for buffer in ending.buffers]
@@ -307,7 +311,8 @@ class _Batch:
             if packed.is_inline or nbytes < keep_from:
                 return None
             client: Any = get_client()
-            future = client.scatter(value, direct=True, hash=False)
+            # In a list, as the items of one would be scattered each by itself.
+            (future,) = client.scatter([value], direct=True, hash=False)
             self._kept.append(future)
             return future.key, nbytes
 
@@ -335,6 +340,22 @@ class _Batch:
         return current[0]
 
 
+def _helping(load: Callable[[], T]) -> Callable[[], T]:
+    """Return what loads a call, and says what to do about a module that is not here."""
+
+    def load_or_help() -> T:
+        try:
+            return load()
+        except ModuleNotFoundError as error:
+            error.add_note(
+                f"(this Dask worker cannot import {error.name!r}: install it where the workers "
+                "run, or name it in ship_modules=[...] of the task runner, if it is yours)"
+            )
+            raise
+
+    return load_or_help
+
+
 def _load_constant(parcel: bytes) -> Any:
     payload, buffers = pickle.loads(parcel)
     return packing.load(payload, buffers)
@@ -344,34 +365,41 @@ class _Pulse:
     """A thread that looks at batches of several calls, as long as there are any."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._batches: dict[_Batch, int] = {}
         self._work = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._is_running = False
 
     def watch(self, batch: _Batch) -> None:
         """Begin to look at a batch."""
-        self._batches[batch] = 0
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="penstock-pulse", daemon=True)
-            self._thread.start()
-        self._work.set()
+        with self._lock:
+            self._batches[batch] = 0
+            self._work.set()
+            if not self._is_running:
+                self._is_running = True
+                threading.Thread(target=self._run, name="penstock-pulse", daemon=True).start()
 
     def leave(self, batch: _Batch) -> None:
         """It is over."""
-        self._batches.pop(batch, None)
+        with self._lock:
+            self._batches.pop(batch, None)
+            if not self._batches:
+                self._work.clear()
 
     def _run(self) -> None:
         while True:
-            if not self._batches:
-                self._work.clear()
+            self._work.wait(PULSE_REST_SECONDS)
+            with self._lock:
                 if not self._batches:
-                    self._work.wait()
+                    self._is_running = False
+                    return
             time.sleep(PULSE_SECONDS)
             now = time.monotonic()
             for batch, reported in tuple(self._batches.items()):
                 told = batch.report_if_slow(now, reported)
-                if batch in self._batches:
-                    self._batches[batch] = told
+                with self._lock:
+                    if batch in self._batches:
+                        self._batches[batch] = told
 
 
 pulse: Final = _Pulse()

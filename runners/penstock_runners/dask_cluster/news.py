@@ -44,24 +44,17 @@ def listen(client: Any, name: str, listener: Listener) -> None:
         current = client._event_handlers.get(TOPIC)
         if hub is None or current is not hub:
             hub = _hubs[client] = _Hub(current)
+        if not hub.listeners:
             client.subscribe_topic(TOPIC, hub)
         hub.listeners[name] = listener
 
 
 def leave(client: Any, name: str) -> None:
-    """Stop that; the last to leave puts things back."""
+    """Stop that; the last to leave lets the owner be alone with the topic."""
     with _lock:
         hub = _hubs.get(client)
-        if hub is None:
+        if hub is None or hub.listeners.pop(name, None) is None or hub.listeners:
             return
-        hub.listeners.pop(name, None)
-        if hub.listeners:
-            return
-        del _hubs[client]
-        if client._event_handlers.get(TOPIC) is not hub:
-            return  # its owner has put another one there since
-        if hub.owners is None:
+        # The handler stays: Dask has errors about events that arrive and find none.
+        if hub.owners is None and client._event_handlers.get(TOPIC) is hub:
             client.unsubscribe_topic(TOPIC)
-            client._event_handlers.pop(TOPIC, None)
-        else:
-            client.subscribe_topic(TOPIC, hub.owners)

@@ -42,6 +42,7 @@ def probe(address: str, security: distributed.Security | None, timeout_seconds: 
     if thread.is_alive():
         failures.append(TimeoutError())
     if failures:
+        failures.insert(0, _look_closer(address, failures[0]))
         raise ConnectionError(
             why_unreachable(
                 address, failures[0], timeout_seconds, has_security=security is not None
@@ -95,6 +96,23 @@ def why_unreachable(
             "`timeout_seconds=`."
         )
     return start + f"{type(error).__name__}: {error}"
+
+
+def _look_closer(address: str, error: BaseException) -> BaseException:
+    """Return why nothing came within the limit: on a busy machine, Dask may not get that far."""
+    scheme, _, place = address.rpartition("://")
+    host, _, port = place.rpartition(":")
+    known = (OSError, TimeoutError, asyncio.TimeoutError)
+    is_late = all(type(each) in known for each in _chain(error))
+    if not is_late or scheme not in ("", "tcp", "tls") or not port.isdecimal():
+        return error
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_GREETING_SECONDS).close()
+    except TimeoutError:
+        return error
+    except OSError as reason:
+        return reason
+    return error
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -22,9 +22,11 @@ from distributed import KilledWorker
 from penstock.attempt import Outcome
 from penstock.task_runners import Broken, Output, SlotsChanged, Started
 from penstock_runners.attempt_queue import AttemptQueue
+from penstock_runners.batching import Pace
 from penstock_runners.dask_cluster.answers import opened, outcome_of
+from penstock_runners.dask_cluster.demand import Demand
 from penstock_runners.dask_cluster.flight import Batch, Open, nearness_of
-from penstock_runners.dask_cluster.letters import PostOffice
+from penstock_runners.dask_cluster.letters import BATCH_SECONDS, PostOffice
 from penstock_runners.dask_cluster.picking import Picker
 from penstock_runners.dask_cluster.roster import DaskWorker, Roster
 from penstock_runners.dask_cluster.wire import Wire
@@ -46,6 +48,8 @@ LOOK_SECONDS: Final = 1.0
 """How often the scheduler is asked which workers there are."""
 ATTEMPTS_PER_SLOT: Final = 1024
 """Taken ahead for each slot, so that batches are full."""
+PATIENCE_SECONDS: Final = 0.5
+"""For so long, attempts wait for the workers that are there; then more could be used."""
 WARN_SECONDS: Final = 30.0
 """For so long an attempt may wait for a worker that fits, before that is said."""
 BATCH_BEGAN, CALL_BEGAN, OUTPUT, ANSWER = 0, 1, 2, 3
@@ -94,8 +98,12 @@ class Session:
         """By number of a batch that is over: its Dask future, while Dask has not noticed."""
         self._calls: dict[int, Open] = {}
         """What was sent, by the number of the call."""
+        self._warned: set[tuple[Any, ...]] = set()
         self._no_worker_since: float | None = None
         self._floor = 0
+        self._demand = Demand(self._wire.stand_in, self._wire.drop)
+        self._pace = Pace(BATCH_SECONDS)
+        """Of all that runs here."""
         self._looked_at = 0.0
         self._broken: BaseException | None = None
         self._close_by: float | None = None
@@ -144,7 +152,7 @@ class Session:
             self._end_all()
             self._post.close()
             futures = [batch.future for batch in self._batches.values()]
-            self._wire.take_down([*futures, *self._answered.values()])
+            self._wire.take_down([*futures, *self._answered.values(), *self._demand.futures])
 
     def _is_over(self) -> bool:
         if self._close_by is None:
@@ -354,6 +362,7 @@ class Session:
             outcome = outcome_of(one.attempt.id, ending, worker, self._runner, kept)
             assert one.pace is not None
             one.pace.learn(outcome.duration_seconds)
+            self._pace.learn(outcome.duration_seconds)
             self._note_start(one, worker, time.monotonic() - outcome.duration_seconds)
             self._end(one, outcome)
         for number in back:
@@ -491,10 +500,20 @@ class Session:
                     "reach the scheduler, or give them longer by worker_timeout_seconds"
                 )
             )
-        for lane, since in tuple(self._waiting_since.items()):
-            if now - since > WARN_SECONDS:
-                self._waiting_since[lane] = float("inf")
+        if self._wire.is_elastic and self._close_by is None:
+            self._tell_demand(now)
+        for lane, since in self._waiting_since.items():
+            if now - since > WARN_SECONDS and lane not in self._warned:
+                self._warned.add(lane)
                 self._warn_of(lane[0], dict(lane[1]))
+
+    def _tell_demand(self, now: float) -> None:
+        waiting = 0
+        if not len(self._roster) or any(
+            now - since > PATIENCE_SECONDS for since in self._waiting_since.values()
+        ):
+            waiting = sum(map(len, self._lanes.values()))
+        self._demand.update(waiting, self._pace.seconds)
 
     def _warn_of(self, names: Sequence[str], resources: Mapping[str, float]) -> None:
         if not any(worker.fits(names, resources) for worker in self._roster):

@@ -56,6 +56,7 @@ class Wire:
         self._plugin = f"{self._package}-{name}"
         self.topic: str = f"penstock-{name}"
         self._told_bytes = 0
+        self._stood_in = 0
 
     @property
     def is_lost(self) -> bool:
@@ -66,6 +67,11 @@ class Wire:
     def is_ours(self) -> bool:
         """Whether the cluster ends with the connection."""
         return self._connection.is_ours
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether workers may come that are wanted."""
+        return self._connection.is_elastic
 
     @property
     def address(self) -> str:
@@ -109,7 +115,7 @@ class Wire:
         client.unsubscribe_topic(self.topic)
         await client.unregister_worker_plugin(self._plugin)
         await client.run_on_scheduler(_forget_events, self.topic)
-        client._event_handlers.pop(self.topic, None)
+        client._event_handlers[self.topic] = _ignore  # some may be on their way yet
 
     def look(self) -> None:
         """Ask the scheduler which workers there are; the answer will be posted."""
@@ -232,12 +238,29 @@ class Wire:
 
         self._begin(ask)
 
+    def stand_in(self, count: int) -> list[Any]:
+        """Put tasks on the cluster that no worker will ever run."""
+        self._stood_in += count
+        first = self._stood_in - count
+        futures: list[Any] = self._client.map(
+            call_far_side,
+            [self._package] * count,
+            key=[f"penstock_waiting-{self._name}-{first + n}" for n in range(count)],
+            pure=False,
+            resources={f"penstock-{self._name}": 1},
+        )
+        return futures
+
     def hold_floor(self, workers: int) -> None:
         """Let an adaptive cluster not shrink below so many workers; 0 lets it go."""
         if workers:
             self._connection.hold_floor(workers)
         else:
             self._connection.release_floor()
+
+
+def _ignore(_: Any) -> None:
+    """Take an event of a run that is over."""
 
 
 def _forget_events(topic: str, dask_scheduler: Any = None) -> None:

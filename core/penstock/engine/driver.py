@@ -38,6 +38,7 @@ from penstock.remote_runs import revived
 from penstock.states import State, StateType
 from penstock.task_runners import Broken, Output, SlotsChanged, Started
 from penstock.tracebacks import cut_own_frames
+from penstock.transactions import transaction_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -107,7 +108,6 @@ class Engine(KeepingResults):
         self._waits = {}
         self._loop_holders = {}
         self._sleepers: set[Run] = set()
-        self._making = {}
         self._written = set()
         self._lost = {}
         self._resuming = {}
@@ -217,7 +217,8 @@ class Engine(KeepingResults):
                     continue
                 try:
                     if command is RECALL:
-                        answer = self.recall(run)  # type: ignore[arg-type]  # only task runs ask
+                        around = transaction_in(run.context)
+                        answer = self.recall(run, around)  # type: ignore[arg-type]  # only task runs ask
                         if answer is WAITS:
                             return
                         continue
@@ -323,9 +324,10 @@ class Engine(KeepingResults):
 
     def close_books(self, run: Run) -> None:
         """Note how a run ended with the flow run around it, and let its inputs go."""
-        if run.plan.keeping is not None or (run.is_flow_run and self.has_to_be_kept(run)):  # type: ignore[arg-type]  # a flow run
-            self.loop.run_home(lambda: self.keep(run))
         state, flow_run = run.state, run.flow_run
+        if run.is_flow_run or run.plan.keeping is not None or state.type is not COMPLETED:
+            self.keep(run)
+            state = run.state
         if state.type is not COMPLETED:
             if state.type in (FAILED, CRASHED):
                 if flow_run is not None and not run.is_flow_run:

@@ -229,14 +229,14 @@ class TaskTransaction(Transaction):
     join it: a retry of the task is to find what the tasks in it have stored.
 
     Args:
-        note_committed: called when it is committed.
+        note_committed: called with the key when it is committed.
         note_rolled_back: called when what was done is rolled back.
         options: those of `Transaction`.
     """
 
     def __init__(
         self,
-        note_committed: Callable[[], None],
+        note_committed: Callable[[str | None], None],
         note_rolled_back: Callable[[], None],
         **options: Any,
     ) -> None:
@@ -268,7 +268,7 @@ class TaskTransaction(Transaction):
         done = yield from super()._committing()
         self._is_committing = False
         if done:
-            self._note_committed()
+            self._note_committed(self.key)
         return done
 
     def _rolling_back(self) -> Generator[Any, Any, bool]:

@@ -8,6 +8,7 @@ over, or staged in the transaction around it.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import threading
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,7 @@ class KeepingResults(Recovering):
         if isolation is None:
             isolation = around.isolation_level if around else IsolationLevel.READ_COMMITTED
         transaction = TaskTransaction(
-            lambda: self._note_committed(run),
+            lambda key: self._note_committed(run, key),
             lambda: self._note_rolled_back(run),
             key=key if key is not None else (str(run.id) if keeping.is_written else None),
             store=keeping.store,
@@ -219,6 +220,10 @@ class KeepingResults(Recovering):
                 raise
         failed = run.state.type is not COMPLETED
         self.at_home(run, lambda: transaction.end(failed=failed))
+        if not (keeping.on_rollback and transaction.is_committed()):
+            run.transaction = None
+        elif run.flow_run is not None and transaction.parent is None:
+            run.flow_run.undoable.append(run)
 
     def _about(self, run: TaskRun, keeping: Keeping) -> dict[str, Any]:
         expires = None
@@ -233,15 +238,13 @@ class KeepingResults(Recovering):
             "parts": run.key_parts or {},
         }
 
-    def _note_committed(self, run: TaskRun) -> None:
-        keeping, transaction = run.plan.keeping, run.transaction
+    def _note_committed(self, run: TaskRun, key: str | None) -> None:
+        keeping = run.plan.keeping
         assert keeping is not None
-        if keeping.on_rollback and run.flow_run is not None and transaction.parent is None:
-            run.flow_run.undoable.append(run)
         if keeping.is_written:
             self._written.add(keeping.store)
-            if not keeping.in_memory:
-                stored = StoredResult(keeping.store, transaction.key, 0)
+            if not keeping.in_memory and key is not None:
+                stored = StoredResult(keeping.store, key, 0)
                 object.__setattr__(run.state, "data", stored)  # the same value, elsewhere
 
     def _note_rolled_back(self, run: TaskRun) -> None:
@@ -300,7 +303,10 @@ class KeepingResults(Recovering):
         stores, self._written = self._written, set()
         for store in stores:
             threading.Thread(
-                target=collect_if_due, args=(store,), name="penstock-collector"
+                # With the settings that hold here.
+                target=contextvars.copy_context().run,
+                args=(collect_if_due, store),
+                name="penstock-collector",
             ).start()
 
 

@@ -213,6 +213,7 @@ class TransactionCourse:
             self._release_lock()
         with self._joining:
             self.state = TransactionState.COMMITTED
+        self._staged = None  # it may be large
         for child in self.children:  # those that joined meanwhile; for the others this is nothing
             yield from child._committing()
         return True
@@ -222,6 +223,7 @@ class TransactionCourse:
             if self.state in _ENDED:
                 return False
             self.state = TransactionState.ROLLED_BACK
+        self._staged = None
         try:
             yield from self._undoing(self.on_rollback_hooks)
             for child in reversed(self.children):

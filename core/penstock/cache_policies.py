@@ -17,6 +17,7 @@ from penstock.cache_policy import (
     CachePolicy,
     CompoundCachePolicy,
     OptionsOfPolicy,
+    SeenKey,
     TaskRunContext,
 )
 from penstock.hashing import argument_hashes, hash_arguments, parameter_hashes, stable_hash
@@ -25,7 +26,7 @@ from penstock.source_graph import source_graph
 from penstock.source_hashing import source_hash
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
     "DEFAULT",
@@ -58,8 +59,8 @@ class _Call(NamedTuple):
     flow_parameters: dict[str, Any]
 
 
-_Seen: TypeAlias = "tuple[object, Mapping[str, KeyPart]]"
-"""What counts, and the same as parts; these may be left out where only the key is asked for."""
+_Seen: TypeAlias = "tuple[object, Callable[[], Mapping[str, KeyPart]]]"
+"""What counts, and what gives the same as parts; many keys are asked for and few parts."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -76,29 +77,34 @@ class _TaskPolicy(OptionsOfPolicy):
         **kwargs: Any,  # noqa: ARG002  (part of the interface)
     ) -> str | None:
         """Hash the task's key and what this policy looks at; None if there is nothing."""
-        seen = self._look_at(_Call(task_ctx, inputs or {}, flow_parameters or {}), parts=False)
+        seen = self._look_at(_Call(task_ctx, inputs or {}, flow_parameters or {}))
         return None if seen is None else self._key(task_ctx, seen[0])
 
-    def compute(
+    def look(
         self,
         task_ctx: TaskRunContext | None,
         inputs: dict[str, Any] | None,
         flow_parameters: dict[str, Any] | None,
-    ) -> KeyParts | None:
-        """Return the key, and what this policy looks at."""
+    ) -> SeenKey | None:
+        """Return the key, and what gives all that this policy looks at."""
         if type(self).compute_key is not _TaskPolicy.compute_key:  # a subclass has its own
-            return super().compute(task_ctx, inputs, flow_parameters)  # type: ignore[arg-type]  # its own types
-        seen = self._look_at(_Call(task_ctx, inputs or {}, flow_parameters or {}), parts=True)
+            return super().look(task_ctx, inputs, flow_parameters)  # type: ignore[arg-type]  # its own types
+        seen = self._look_at(_Call(task_ctx, inputs or {}, flow_parameters or {}))
         if seen is None:
             return None
-        task_key = _task_key(task_ctx)
-        task = KeyPart(stable_hash(task_key), task_key)
-        return self._key_parts(self._key(task_ctx, seen[0]), {"task": task, **seen[1]})
+        counted, own_parts = seen
+
+        def parts() -> Mapping[str, KeyPart]:
+            task_key = _task_key(task_ctx)
+            task = KeyPart(stable_hash(task_key), task_key)
+            return self._with_policy({"task": task, **own_parts()})
+
+        return SeenKey(self._key(task_ctx, counted), parts)
 
     def _key(self, context: TaskRunContext | None, counted: object) -> str:
         return stable_hash((type(self).__name__, _task_key(context), counted))
 
-    def _look_at(self, call: _Call, *, parts: bool) -> _Seen | None:
+    def _look_at(self, call: _Call) -> _Seen | None:
         raise NotImplementedError
 
     def _expression(self) -> str:
@@ -124,11 +130,11 @@ class Inputs(_TaskPolicy):
         names = (self.exclude,) if isinstance(self.exclude, str) else self.exclude
         object.__setattr__(self, "exclude", tuple(sorted(set(names))))
 
-    def _look_at(self, call: _Call, *, parts: bool) -> _Seen | None:
+    def _look_at(self, call: _Call) -> _Seen | None:
         if not call.inputs:
             return None
         hashes = argument_hashes(call.inputs, without=tuple(self.exclude))
-        return hashes, _parts("input", hashes, call.inputs) if parts else {}
+        return hashes, lambda: _parts("input", hashes, call.inputs)
 
     def __sub__(self, other: object) -> CachePolicy:
         """Return this policy with one more input left out."""
@@ -160,11 +166,11 @@ class TaskSource(_TaskPolicy):
 
     _name: ClassVar[str] = "TASK_SOURCE"
 
-    def _look_at(self, call: _Call, *, parts: bool) -> _Seen | None:
+    def _look_at(self, call: _Call) -> _Seen | None:
         if call.context is None:
             return None
         source = source_hash(call.context.task.fn)
-        return source, {"source": KeyPart(source)} if parts else {}
+        return source, lambda: {"source": KeyPart(source)}
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -177,11 +183,11 @@ class TaskSourceDeep(_TaskPolicy):
 
     _name: ClassVar[str] = "TASK_SOURCE_DEEP"
 
-    def _look_at(self, call: _Call, *, parts: bool) -> _Seen | None:  # noqa: ARG002  (found anyway)
+    def _look_at(self, call: _Call) -> _Seen | None:
         if call.context is None:
             return None
         graph = source_graph(call.context.task.fn)
-        return graph.hash, graph.parts
+        return graph.hash, lambda: graph.parts
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -190,12 +196,12 @@ class RunId(_TaskPolicy):
 
     _name: ClassVar[str] = "RUN_ID"
 
-    def _look_at(self, call: _Call, *, parts: bool) -> _Seen | None:
+    def _look_at(self, call: _Call) -> _Seen | None:
         if call.context is None:
             return None
         task_run = call.context.task_run
         run_id = str(task_run.id if task_run.flow_run is None else task_run.flow_run.id)
-        return run_id, {"run": KeyPart(stable_hash(run_id), run_id)} if parts else {}
+        return run_id, lambda: {"run": KeyPart(stable_hash(run_id), run_id)}
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -204,11 +210,11 @@ class FlowParameters(_TaskPolicy):
 
     _name: ClassVar[str] = "FLOW_PARAMETERS"
 
-    def _look_at(self, call: _Call, *, parts: bool) -> _Seen | None:
+    def _look_at(self, call: _Call) -> _Seen | None:
         if not call.flow_parameters:
             return None
         hashes = parameter_hashes(call.flow_parameters)
-        return hashes, _parts("flow parameter", hashes, call.flow_parameters) if parts else {}
+        return hashes, lambda: _parts("flow parameter", hashes, call.flow_parameters)
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -218,7 +224,7 @@ class _None(_TaskPolicy):
     _name: ClassVar[str] = "NONE"
     _gives_no_key: ClassVar[bool] = True
 
-    def _look_at(self, call: _Call, *, parts: bool) -> _Seen | None:  # noqa: ARG002  (whatever)
+    def _look_at(self, call: _Call) -> _Seen | None:  # noqa: ARG002  (whatever it is)
         return None
 
     def __add__(self, other: object) -> CachePolicy:

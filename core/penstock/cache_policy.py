@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import reprlib
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from penstock.hashing import stable_hash
 from penstock.key_parts import KeyPart, KeyParts, cut, without_addresses
@@ -25,6 +25,7 @@ __all__ = [
     "CachePolicy",
     "CompoundCachePolicy",
     "OptionsOfPolicy",
+    "SeenKey",
     "TaskRunContext",
 ]
 
@@ -58,6 +59,13 @@ class TaskRunContext(Protocol):
     def task_run(self) -> _TaskRun:
         """The run: `id`, and `flow_run`, which is None outside of a flow."""
         ...
+
+
+class SeenKey(NamedTuple):
+    """A key, and what gives its parts; to be called before an argument can have changed."""
+
+    key: str
+    parts: Callable[[], Mapping[str, KeyPart]]
 
 
 _OPTIONS = ("key_storage", "lock_manager", "isolation_level")
@@ -115,14 +123,24 @@ class CachePolicy:
         flow_parameters: dict[str, Any],
     ) -> KeyParts | None:
         """Return the same key together with what it was made of, or None to not cache the call."""
+        seen = self.look(task_ctx, inputs, flow_parameters)
+        return None if seen is None else KeyParts(seen.key, MappingProxyType({**seen.parts()}))
+
+    def look(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+    ) -> SeenKey | None:
+        """Return the same key, and what gives its parts if they are asked for at once."""
         key = self.compute_key(task_ctx=task_ctx, inputs=inputs, flow_parameters=flow_parameters)
         if key is None:
             return None
-        return self._key_parts(key, {f"key by {self._expression()}": _text_part(key)})
+        name = f"key by {self._expression()}"
+        return SeenKey(key, lambda: self._with_policy({name: _text_part(key)}))
 
-    def _key_parts(self, key: str, parts: Mapping[str, KeyPart]) -> KeyParts:
-        policy = _text_part(without_addresses(self._expression()))
-        return KeyParts(key, MappingProxyType({"policy": policy, **parts}))
+    def _with_policy(self, parts: Mapping[str, KeyPart]) -> dict[str, KeyPart]:
+        return {"policy": _text_part(without_addresses(self._expression())), **parts}
 
     def __add__(self, other: object) -> CachePolicy:
         """Return a policy whose key changes when either key does.
@@ -246,23 +264,27 @@ class CompoundCachePolicy(OptionsOfPolicy):
         ]
         return _joint_key(keys)
 
-    def compute(
+    def look(
         self,
         task_ctx: TaskRunContext,
         inputs: dict[str, Any],
         flow_parameters: dict[str, Any],
-    ) -> KeyParts | None:
-        """Return the key and the parts of all its parts."""
-        found = [policy.compute(task_ctx, inputs, flow_parameters) for policy in self.policies]
+    ) -> SeenKey | None:
+        """Return the key, and what gives the parts of all its parts."""
+        found = [policy.look(task_ctx, inputs, flow_parameters) for policy in self.policies]
         counted = [each for each in found if each is not None]
         key = _joint_key([each.key for each in counted])
         if key is None:
             return None
-        parts: dict[str, KeyPart] = {}
-        for name, part in (item for each in counted for item in each.parts.items()):
-            if name != "policy":
-                parts[_free_name(name, part, parts)] = part
-        return self._key_parts(key, parts)
+
+        def joint_parts() -> Mapping[str, KeyPart]:
+            parts: dict[str, KeyPart] = {}
+            for name, part in (item for each in counted for item in each.parts().items()):
+                if name != "policy":
+                    parts[_free_name(name, part, parts)] = part
+            return self._with_policy(parts)
+
+        return SeenKey(key, joint_parts)
 
     def __sub__(self, other: object) -> CachePolicy:
         """Return the sum of its parts, each without this input."""

@@ -27,17 +27,16 @@ def explained(run: TaskRun) -> Explanation:
     """
     keeping = run.plan.keeping
     _settle_arguments(run)
-    key = None
+    seen = None
     if keeping is not None and keeping.is_written:
-        key = run.engine.call(run, keeping.key_of, (run,))
-    if keeping is None or key is None:
+        seen = run.engine.call(run, keeping.key_of, (run,))
+    if keeping is None or seen is None:
         return not_cached(run.plan.name, _why_not(run, keeping))
-    parts = run.engine.call(run, keeping.parts_of, (run, key))
     store = keeping.store
-    own = store.examine(key)
+    own = store.examine(seen.key)
     return explain_call(
         run.plan.name,
-        KeyParts.from_json({"key": key, "parts": parts}),
+        KeyParts(seen.key, run.engine.call(run, seen.parts, ())),
         None if own is None else own.metadata,
         (each.metadata for each in store.survey() if each.metadata is not None),
         datetime.datetime.now(datetime.UTC),

@@ -182,7 +182,9 @@ class PenstockFuture(Generic[R_co]):
             try:
                 return state.value()
             except LookupError:
-                if not isinstance(kept, KeptResult) or self.run.engine.loop.is_closed:
+                if not isinstance(kept, KeptResult) or kept.is_read_anew:
+                    raise
+                if self.run.engine.loop.is_closed:
                     raise
             self.run.engine.recover(self.run)
             state = self.run.state
@@ -392,6 +394,9 @@ def check_cycle(asking: Run, wanted: Sequence[Run], loop_holders: Mapping[Any, R
         seen.add(id(run))
         stack.extend(run.upstream)
         stack.extend(run.waits_on)
+        making = getattr(run, "making", None)
+        if making is not None:  # by an equal run, or by itself
+            stack.append(making.maker)
         if run.plan.is_async and not run.is_flow_run:
             holder = loop_holders.get(run.plan.runner)
             if holder is asking:

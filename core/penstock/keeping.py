@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import re
+import string
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.attempt import KeptResult
 from penstock.cache_policies import DEFAULT, NO_CACHE, CachePolicy
-from penstock.exceptions import DefinitionError
+from penstock.cache_policy import SeenKey
+from penstock.exceptions import DefinitionError, NameTemplateError
 from penstock.key_parts import KeyPart, KeyParts, cut
 from penstock.storage_choice import store_of
 from penstock.transactions import IsolationLevel
 
 if TYPE_CHECKING:
-    import datetime
     from collections.abc import Callable, Mapping
 
     from penstock.results import ResultStore
     from penstock.settings import Settings
 
-__all__ = ["Keeping", "StoredResult", "TaskRunView", "keeping_of", "policy_of"]
+__all__ = [
+    "Keeping",
+    "StoredResult",
+    "TaskRunView",
+    "check_template",
+    "keeping_of",
+    "policy_of",
+    "stored_parts",
+]
 
+# The expiry is for those who look for a result, not for the run that has it.
+_BEFORE_ANY_EXPIRY = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+_NAMES_IN_KEYS = ("parameters", "task_run", "flow_run")
 _STORAGE_OPTIONS = ("result_storage", "result_serializer", "result_storage_key")
 
 
@@ -40,6 +54,8 @@ class Keeping:
     store: ResultStore
     is_written: bool
     """Whether results are stored; otherwise there are hooks only."""
+    is_cached: bool
+    """Whether caching was asked for, and not only that results are stored."""
     key_template: str | None
     expiration: datetime.timedelta | None
     refresh: bool
@@ -50,34 +66,74 @@ class Keeping:
     on_commit: tuple[Callable[..., Any], ...]
     on_rollback: tuple[Callable[..., Any], ...]
 
-    def key_of(self, run: Any) -> str | None:
-        """Return the key of a run's result; None if it is the run's own.
+    def key_of(self, run: Any) -> SeenKey | None:
+        """Return the key of a run's result, and what gives its parts; None if it is the run's own.
 
         Raises:
             UnhashableInputError: an argument has no stable hash.
+            NameTemplateError: the template cannot be filled in.
             Exception: whatever a policy of the user's raises.
         """
-        if self.key_template is not None:
-            return self.key_template.format(
-                parameters=run.parameters, task_run=run, flow_run=run.flow_run
-            )
-        return self.policy.compute_key(*_asked(run))
-
-    def parts_of(self, run: Any, key: str) -> Mapping[str, Any]:
-        """Return what a key was made of, as it is stored beside the result."""
-        found: KeyParts | None
-        if self.key_template is not None:
-            found = KeyParts(key, {"result_storage_key": KeyPart(key, cut(key))})
-        else:
-            found = self.policy.compute(*_asked(run))
-        parts: Mapping[str, Any] = {} if found is None else found.as_json()["parts"]
-        return parts
+        template, flow_run = self.key_template, run.flow_run
+        if template is not None:
+            key = _filled_in(template, run)
+            return SeenKey(key, lambda: {"result_storage_key": KeyPart(key, cut(key))})
+        policy = self.policy
+        if policy is NO_CACHE:
+            return None
+        parameters = {} if flow_run is None else flow_run.parameters
+        task = run.plan.subject
+        return policy.look(
+            TaskRunView(task, run), {**task.bound_to(), **run.parameters}, parameters
+        )
 
 
-def _asked(run: Any) -> tuple[TaskRunView, dict[str, Any], dict[str, Any]]:
+def stored_parts(seen: SeenKey) -> Mapping[str, Any]:
+    """Return what a key was made of, as it is stored beside the result."""
+    parts: Mapping[str, Any] = KeyParts(seen.key, seen.parts()).as_json()["parts"]
+    return parts
+
+
+def _filled_in(template: str, run: Any) -> str:
     flow_run = run.flow_run
-    parameters = {} if flow_run is None else flow_run.parameters
-    return TaskRunView(run.plan.subject, run), run.parameters, parameters
+    around = {} if flow_run is None else {"flow_run": flow_run}
+    try:
+        key = template.format(parameters=run.parameters, task_run=run, **around)
+    except Exception as error:
+        missing = ", as there is no flow run around it" if flow_run is None else ""
+        raise NameTemplateError(
+            f"result_storage_key {template!r} of task {run.plan.name!r} cannot be filled in"
+            f"{missing}: {type(error).__name__}: {error}. It may ask for parameters[...], "
+            "task_run.name and flow_run.flow_name, and what else such a run has"
+        ) from error
+    if not key:
+        raise NameTemplateError(f"result_storage_key {template!r} gives an empty key")
+    return key
+
+
+def check_template(template: Any, owner: str) -> None:
+    """Refuse a `result_storage_key` that could never be filled in.
+
+    Raises:
+        DefinitionError: it asks for something that there is not, or is no template.
+    """
+    if template is None:
+        return
+    if not isinstance(template, str) or not template:
+        raise DefinitionError(f"{owner}: result_storage_key is a template, not {template!r}")
+    try:
+        fields = [
+            field for _, field, _, _ in string.Formatter().parse(template) if field is not None
+        ]
+    except ValueError as error:
+        raise NameTemplateError(f"{owner}: result_storage_key {template!r}: {error}") from None
+    for field in fields:
+        first = re.split(r"[.\[]", field, maxsplit=1)[0]
+        if first not in _NAMES_IN_KEYS:
+            raise NameTemplateError(
+                f"{owner}: result_storage_key {template!r} asks for {first!r}; there are "
+                f"{', '.join(_NAMES_IN_KEYS)}, such as in parameters[name] and flow_run.flow_name"
+            )
 
 
 class StoredResult(KeptResult):
@@ -91,9 +147,12 @@ class StoredResult(KeptResult):
 
     def fetch(self) -> Any:
         """Read the value."""
-        record = self.runner.read(self.key)
+        record = self.runner.read(self.key, now=_BEFORE_ANY_EXPIRY)
         if record is None:
-            raise LookupError(f"the result with the key {self.key!r} is not in its store any more")
+            raise LookupError(
+                f"the result with the key {self.key!r} is not in its store any more, and "
+                "cache_result_in_memory=False kept it nowhere else"
+            )
         return record.value
 
     def superseded_by(self, value: Any) -> None:
@@ -173,8 +232,9 @@ def keeping_of(
     in_memory = options.get("cache_result_in_memory")
     return Keeping(
         policy=wanted if persists else NO_CACHE,
-        store=_store_for(options, flow_options, wanted),
+        store=_store_for(options, flow_options, wanted, defaults),
         is_written=bool(persists),
+        is_cached=policy is not None,
         key_template=options.get("result_storage_key"),
         expiration=expiration,
         refresh=bool(refresh),
@@ -186,14 +246,17 @@ def keeping_of(
 
 
 def _store_for(
-    options: Mapping[str, Any], flow_options: Mapping[str, Any], policy: CachePolicy
+    options: Mapping[str, Any],
+    flow_options: Mapping[str, Any],
+    policy: CachePolicy,
+    defaults: Settings,
 ) -> ResultStore:
     def given(name: str) -> Any:
         own = options.get(name)
         return flow_options.get(name) if own is None else own
 
     storage = policy.key_storage if policy.key_storage is not None else given("result_storage")
-    store = store_of(storage, given("result_serializer"))
+    store = store_of(storage, given("result_serializer"), defaults)
     if policy.lock_manager is None or policy.lock_manager is store.lock_manager:
         return store
     return store.with_lock_manager(policy.lock_manager)

@@ -12,6 +12,7 @@ import inspect
 import pickle
 import time
 import uuid
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from penstock.attempt import RemoteError
@@ -36,8 +37,15 @@ __all__ = ["description_of", "revived", "settings_of", "standing_in", "tags_arou
 class _Elsewhere:
     """Stands for a task or flow that is defined in another process."""
 
-    def __init__(self, name: str, version: str | None, bind: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: str | None,
+        bind: Callable[[], dict[str, Any]],
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.name = name
+        self.options = options
         self.version = version
         self._bind = bind
 
@@ -141,7 +149,8 @@ def _flow_run_standing_in(fields: Mapping[str, Any]) -> FlowRun:
         if fields["parent_id"] != fields["root_id"]:
             around = _known_by_id(fields["parent_id"], around)
     parameters = Parameters(fields["parameters"])
-    subject = _Elsewhere(fields["flow_name"], fields["version"], lambda: parameters)
+    options = {name: pickle.loads(value) for name, value in fields["options"].items()}
+    subject = _Elsewhere(fields["flow_name"], fields["version"], lambda: parameters, options)
     tags = frozenset(fields["tags"])
     plan = _plan_of(subject, fields["flow_name"], tags, log_prints=fields["log_prints"])
     run = FlowRun(plan, None, around, around, (), {}, fields["at"], fields["name"])

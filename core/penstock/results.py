@@ -142,6 +142,14 @@ class ResultStore:
         changed.lock_manager = lock_manager
         return changed
 
+    def check_safe(self) -> None:
+        """Refuse a place in which other users can write, unless that is allowed.
+
+        Raises:
+            UnsafeStorageError: they can.
+        """
+        self._files.check_safe()
+
     # --- one record --------------------------------------------------------------------
 
     def read(self, key: str, *, now: datetime.datetime | None = None) -> ResultRecord | None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from penstock.attempt import Siblings
     from penstock.engine.lineage import Ledger
     from penstock.engine.rates import Rate
+    from penstock.engine.single_flight import Making
     from penstock.futures import PenstockFuture
     from penstock.keeping import Keeping
     from penstock.retries import RetryPolicy
@@ -340,6 +341,7 @@ class TaskRun(Run):
         key: of its result, where results are kept.
         key_parts: what the key was made of, if the result was not there.
         recalled: what became of the equal run that it waited for.
+        making: of its result, while it is the one to make it or waits for another that is.
         transaction: that of its result.
         resources: while an attempt is under way, which of the runner's resources it has, by name.
     """
@@ -348,6 +350,7 @@ class TaskRun(Run):
         "group",
         "key",
         "key_parts",
+        "making",
         "map_index",
         "number",
         "recalled",
@@ -374,6 +377,7 @@ class TaskRun(Run):
         self.key: str | None = None
         self.key_parts: Mapping[str, Any] | None = None
         self.recalled: Any = None
+        self.making: Making | None = None
         self.transaction: Any = None
         self.resources: Mapping[str, tuple[int, ...]] = _NO_ARGUMENTS
         self.task_inputs: Mapping[str, Sequence[Run]] = {}

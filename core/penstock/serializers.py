@@ -26,6 +26,7 @@ import pickle
 import zlib
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from penstock.attempt import Packed
 from penstock.exceptions import SerializationError
 from penstock.json_values import from_json_form, to_json_form
 
@@ -110,7 +111,9 @@ class PickleSerializer(Serializer):
         return pickle.loads(data)
 
     def dump_parts(self, value: Any) -> list[Buffer]:
-        """Pickle the value; its large buffers follow the pickle."""
+        """Pickle the value; its large buffers follow the pickle. A `Packed` one is pickled."""
+        if type(value) is Packed:
+            return [value.data, *value.buffers]
         buffers: list[pickle.PickleBuffer] = []
         data = _pickled(value, buffers.append)
         try:

@@ -28,6 +28,7 @@ _MARK = ".collected"
 def store_of(
     storage: str | os.PathLike[str] | FileSystem | ResultStore | None = None,
     serializer: str | Serializer | None = None,
+    now: settings.Settings | None = None,
 ) -> ResultStore:
     """Return the store of a place.
 
@@ -38,6 +39,7 @@ def store_of(
     Args:
         storage: a folder, a URL, a file system, or a store; None is what the settings say.
         serializer: how values are written; None is what the store or the settings say.
+        now: the settings; by default those that hold here and now.
 
     Raises:
         ValueError: there is no serializer of that name.
@@ -45,7 +47,7 @@ def store_of(
     """
     if isinstance(storage, ResultStore):
         return storage if serializer is None else storage.with_serializer(serializer)
-    now = settings.current()
+    now = settings.current() if now is None else now
     place: Any = now.results_local_storage_path if storage is None else storage
     return _store(
         _absolute(place),

@@ -43,7 +43,7 @@ from penstock.exceptions import (
 from penstock.explained import explained
 from penstock.futures import PenstockFuture, PenstockFutureList
 from penstock.hooks import adapt_hook, adapt_retry_condition, as_callables
-from penstock.keeping import keeping_of, policy_of
+from penstock.keeping import check_template, keeping_of, policy_of
 from penstock.logging import run_logger
 from penstock.mapping import map_runs
 from penstock.options import (
@@ -132,6 +132,7 @@ class Task(Definition[P, R_co]):
                 f"not {expiration!r}"
             )
         self.cache_expiration: timedelta | None = expiration
+        check_template(get("result_storage_key"), owner)
         self._policy = policy_of(self.options, owner)
         self.transaction_hooks: dict[str, list[Callable[..., Any]]] = {
             option: [_transaction_hook(hook, option) for hook in as_callables(get(option), option)]
@@ -144,9 +145,16 @@ class Task(Definition[P, R_co]):
     @functools.cached_property
     def task_key(self) -> str:
         """Identifies the task: its name, its function's qualified name, its tags (row 039)."""
-        fn: Any = self.fn
-        qualified = getattr(fn, "__qualname__", type(fn).__qualname__)
-        return names.task_key(self.name, f"{fn.__module__}.{qualified}", self.tags)
+        qualified = f"{self.fn.__module__}.{self._qualified_name()}"
+        return names.task_key(self.name, qualified, self.tags)
+
+    def __stable_hash__(self) -> tuple[Any, ...]:
+        """Be known, as an argument in a cache key, by its own key and as a function is."""
+        return self.kind, self.task_key, self.fn
+
+    def _hooks_by_option(self) -> dict[str, Any]:
+        hooks = {option: list(given) for option, given in self.transaction_hooks.items() if given}
+        return {**super()._hooks_by_option(), **hooks}
 
     def _source_version(self) -> str | None:
         return source_hash(self.fn)
@@ -189,6 +197,14 @@ class Task(Definition[P, R_co]):
             limits += (own,)
         per_second = self._starts_per_second
         rate = None if per_second is None else Rate(per_second, Owner(self.fn))
+        keeping = keeping_of(
+            self.options,
+            self._policy,
+            getattr(getattr(flow_run, "flow", None), "options", {}),
+            defaults,
+            self.cache_expiration,
+            self.transaction_hooks,
+        )
         return Plan(
             subject=self,
             name=self.name,
@@ -211,16 +227,10 @@ class Task(Definition[P, R_co]):
             propagate=self._propagate + (() if flow_run is None else flow_run.plan.propagate),
             resources=self.resources,
             workers=self._workers,
-            result_on=self._result_on,
+            # What is to be stored comes home to be, whatever else is said.
+            result_on="driver" if keeping and keeping.is_written else self._result_on,
             refusal=self._refusal_by(runner, engine),
-            keeping=keeping_of(
-                self.options,
-                self._policy,
-                getattr(getattr(flow_run, "flow", None), "options", {}),
-                defaults,
-                self.cache_expiration,
-                self.transaction_hooks,
-            ),
+            keeping=keeping,
         )
 
     def _refusal_by(self, runner: RunnerHandle, engine: Engine) -> str:
@@ -487,11 +497,7 @@ class Task(Definition[P, R_co]):
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Self:
         """Return a copy of the task with some options changed; None clears one."""
-        changed = self._changed(options)
-        for option, hooks in self.transaction_hooks.items():
-            if option not in options:
-                changed.transaction_hooks[option] = list(hooks)
-        return changed
+        return self._changed(options)
 
     def on_commit(self, fn: HookFunction) -> HookFunction:
         """Call `fn(transaction)` when a result is committed. A decorator."""

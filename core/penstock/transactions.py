@@ -23,7 +23,7 @@ from penstock.exceptions import MissingContextError
 from penstock.logging import get_run_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CommitMode",
     "IsolationLevel",
+    "TaskTransaction",
     "Transaction",
     "TransactionState",
     "atransaction",
@@ -207,7 +208,7 @@ class Transaction(TransactionCourse):
         logger: Logger | None = None
         with contextlib.suppress(MissingContextError):
             logger = get_run_logger()
-        self._place_in(_current.get(), logger)
+        self._place_in(transaction_in(None), logger)
 
     def _step_out(self) -> None:
         assert self._token is not None
@@ -221,13 +222,77 @@ class Transaction(TransactionCourse):
 _current: ContextVar[Transaction | None] = ContextVar("penstock_transaction", default=None)
 
 
+class TaskTransaction(Transaction):
+    """The transaction of one task run.
+
+    The task's code finds it, for the values that its hooks need; but what is done inside does not
+    join it: a retry of the task is to find what the tasks in it have stored.
+
+    Args:
+        note_committed: called with the key when it is committed.
+        note_rolled_back: called when what was done is rolled back.
+        options: those of `Transaction`.
+    """
+
+    def __init__(
+        self,
+        note_committed: Callable[[str | None], None],
+        note_rolled_back: Callable[[], None],
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._note_committed = note_committed
+        self._note_rolled_back = note_rolled_back
+        self._is_committing = False
+
+    def be_current_in(self, context: Context) -> None:
+        """Be what the code that runs in a context finds."""
+        context.run(_current.set, self)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Be what the code in the block finds."""
+        token = _current.set(self)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+
+    def undo(self) -> None:
+        """Roll back what was committed."""
+        self.state = TransactionState.STAGED
+        self.rollback()
+
+    def _committing(self) -> Generator[Any, Any, bool]:
+        self._is_committing = True
+        done = yield from super()._committing()
+        self._is_committing = False
+        if done:
+            self._note_committed(self.key)
+        return done
+
+    def _rolling_back(self) -> Generator[Any, Any, bool]:
+        was_staged = self.is_staged()
+        done = yield from super()._rolling_back()
+        # A result that could not be stored, with nothing to undo, changes nothing of the run.
+        if done and was_staged and (self.on_rollback_hooks or not self._is_committing):
+            self._note_rolled_back()
+        return done
+
+
 def transaction_in(context: Context | None) -> Transaction | None:
-    """Return the transaction that code in this context is in; None is the calling code's."""
-    return _current.get() if context is None else context.get(_current)
+    """Return the transaction that is joined in this context; None is the calling code's."""
+    found = _current.get() if context is None else context.get(_current)
+    while isinstance(found, TaskTransaction):
+        found = found.parent  # type: ignore[assignment]  # what is around a task is a block
+    return found
 
 
 def get_transaction() -> Transaction | None:
-    """Return the transaction that the calling code is in, or None."""
+    """Return the transaction that the calling code is in, or None.
+
+    In a task that keeps results that is its own; not in a worker in another process.
+    """
     return _current.get()
 
 

@@ -20,11 +20,12 @@ from penstock.engine.commands import (
     Report,
     Sleep,
 )
-from penstock.engine.direct import begin_flow_attempt, finish, time_left
+from penstock.engine.direct import NOTHING_AROUND, begin_flow_attempt, finish, time_left
 from penstock.engine.keeping import WAITS
 from penstock.engine.waiting import AsyncWaiter
 from penstock.logging import run_logger
 from penstock.tracebacks import cut_own_frames
+from penstock.transactions import transaction_in
 from penstock.worker.calling import call_async
 from penstock.worker.prints import captured
 
@@ -101,12 +102,12 @@ async def prepare(run: Run, engine: Engine) -> None:
 
 async def recall(run: TaskRun, engine: Engine) -> Any:
     """Ask for a stored result, and wait for an equal run that is making it."""
-    waiter = AsyncWaiter(asyncio.get_running_loop())
-    answer = engine.loop.run_home(lambda: engine.recall(run, waiter))
+    waiter, around = AsyncWaiter(asyncio.get_running_loop()), transaction_in(None)
+    answer = engine.loop.run_home(lambda: engine.recall(run, around, waiter))
     if answer is not WAITS:
         return answer
     engine.loop.ensure_standby(urgent=True)
-    with engine.lending():
+    with engine.lending(blocks_thread=False):
         await waiter.wait()
     return AGAIN
 
@@ -121,10 +122,11 @@ async def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
     began = time.monotonic()
     timed_out = False
     limit = asyncio.timeout(plan.timeout_seconds or None)
+    around = NOTHING_AROUND if plan.keeping is None else run.transaction.current()  # type: ignore[attr-defined]  # a task run
     try:
         try:
             async with limit:
-                with captured(run_logger(run).info if plan.log_prints else None):
+                with around, captured(run_logger(run).info if plan.log_prints else None):
                     value = await call_async(plan.subject.fn, run.args, run.kwargs)
             outcome = Outcome(0, "returned", value, None, "", True, time.monotonic() - began)
         except TimeoutError as error:

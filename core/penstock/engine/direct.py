@@ -25,6 +25,7 @@ from penstock.engine.keeping import WAITS
 from penstock.engine.loop import Waiter
 from penstock.runs import Tally
 from penstock.tracebacks import cut_own_frames
+from penstock.transactions import transaction_in
 from penstock.worker.calling import call
 from penstock.worker.prints import is_captured
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from penstock.states import State
 
 __all__ = ["begin_flow_attempt", "drive", "finish", "perform"]
+
+NOTHING_AROUND: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
 
 def drive(run: Run) -> State[Any]:
@@ -106,8 +109,8 @@ def perform(run: Run, engine: Engine, command: Any) -> Any:
 
 def recall(run: TaskRun, engine: Engine) -> Any:
     """Ask for a stored result, and wait for an equal run that is making it."""
-    waiter = Waiter()
-    answer = engine.loop.run_home(lambda: engine.recall(run, waiter))
+    waiter, around = Waiter(), transaction_in(None)
+    answer = engine.loop.run_home(lambda: engine.recall(run, around, waiter))
     if answer is not WAITS:
         return answer
     with engine.lending():
@@ -152,11 +155,13 @@ def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
     deadline: interrupts.Deadline | None = None
     began = time.monotonic()
     try:
-        if plan.timeout_seconds:
-            with interrupts.deadline_here(plan.timeout_seconds, engine.loop.call_later) as deadline:
+        with NOTHING_AROUND if plan.keeping is None else run.transaction.current():  # type: ignore[attr-defined]  # a task run
+            if plan.timeout_seconds:
+                limit = interrupts.deadline_here(plan.timeout_seconds, engine.loop.call_later)
+                with limit as deadline:
+                    outcome = _call(run, fn, guarded=guarded, began=began)
+            else:
                 outcome = _call(run, fn, guarded=guarded, began=began)
-        else:
-            outcome = _call(run, fn, guarded=guarded, began=began)
     except interrupts.DeadlineReached as reached:  # in a thread, after the function has returned
         outcome = Outcome(0, "raised", error=reached)
     finally:

@@ -34,6 +34,7 @@ from penstock.futures import PenstockFuture
 from penstock.logging import replay
 from penstock.states import State, StateType
 from penstock.task_runners import Broken, Output, SlotsChanged, Started
+from penstock.transactions import transaction_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -100,7 +101,6 @@ class Engine(Cancelling):
         self._waits = {}
         self._loop_holders = {}
         self._sleepers = set()
-        self._making = {}
         self._written = set()
         self._lost = {}
         self._resuming = {}
@@ -210,7 +210,8 @@ class Engine(Cancelling):
                     continue
                 try:
                     if command is RECALL:
-                        answer = self.recall(run)  # type: ignore[arg-type]  # only task runs ask
+                        around = transaction_in(run.context)
+                        answer = self.recall(run, around)  # type: ignore[arg-type]  # only task runs ask
                         if answer is WAITS:
                             return
                         continue
@@ -316,9 +317,10 @@ class Engine(Cancelling):
 
     def close_books(self, run: Run) -> None:
         """Note how a run ended with the flow run around it, and let its inputs go."""
-        if run.plan.keeping is not None or (run.is_flow_run and self.has_to_be_kept(run)):  # type: ignore[arg-type]  # a flow run
-            self.loop.run_home(lambda: self.keep(run))
         state, flow_run = run.state, run.flow_run
+        if run.is_flow_run or run.plan.keeping is not None or state.type is not COMPLETED:
+            self.keep(run)
+            state = run.state
         if state.type is not COMPLETED:
             if state.type in (FAILED, CRASHED):
                 if flow_run is not None and not run.is_flow_run:

@@ -104,7 +104,17 @@ def _flow_run_fields(run: FlowRun) -> dict[str, Any]:
         "parent_id": None if around is None else around.id_bits,
         "root_id": run.root.id_bits,
         "parameters": {name: _packed(value) for name, value in run.parameters.items()},
+        "options": _options_for_results(run),
     }
+
+
+def _options_for_results(run: FlowRun) -> dict[str, bytes]:
+    """Return what tasks inside take from the flow around them."""
+    options = getattr(run.flow, "options", {})
+    names = "persist_result", "result_storage", "result_serializer"
+    packed = {name: _packed(options[name]) for name in names if options.get(name) is not None}
+    # What cannot go along is not there: those tasks store by the settings.
+    return {name: value for name, value in packed.items() if isinstance(value, bytes)}
 
 
 class _TooLarge(Exception):

@@ -28,7 +28,8 @@ COMPLETED = StateType.COMPLETED
 
 def has_kept_result(run: Run) -> bool:
     """Whether the value of a run stayed with a worker."""
-    return run.state.type is COMPLETED and isinstance(run.state.data, KeptResult)
+    data = run.state.data
+    return run.state.type is COMPLETED and isinstance(data, KeptResult) and not data.is_read_anew
 
 
 class Recovering(Performing):

@@ -76,8 +76,10 @@ class Stream:
         if self.ledger is not None:
             self.ledger.note_end(self.run)
         token = CURRENT.set(self.run)
+        keeps = self.run.plan.keeping is not None
+        around = self.run.transaction.current() if keeps else contextlib.nullcontext()  # type: ignore[attr-defined]  # a task run
         try:
-            with captured(run_logger(self.run).info if self.run.plan.log_prints else None):
+            with around, captured(run_logger(self.run).info if self.run.plan.log_prints else None):
                 yield
         finally:
             CURRENT.reset(token)

@@ -181,7 +181,7 @@ class LocalFileSystem(FileSystem):
             return None
         try:
             found = os.stat(self._base)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         if found.st_uid not in (os.geteuid(), 0):
             return f"the user of id {found.st_uid}, who owns it,"

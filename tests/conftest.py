@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from penstock import logging as penstock_logging
+from penstock_runners.process_pool.registry import POOLS
 
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None, max_examples=1000)
@@ -18,6 +19,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Inherited from a shell that runs this in the background: Ctrl-C is what some tests are about.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pools_of_its_own() -> Iterator[None]:
+    """Let the tests of a module share warm workers, and leave none to the next one."""
+    yield
+    POOLS.end()
 
 
 @pytest.fixture(autouse=True)

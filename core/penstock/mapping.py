@@ -254,8 +254,12 @@ class FutureStream(PenstockFutureList[R]):
 
     def cancel(self, kill: bool = False) -> bool:
         """Pull no more, and cancel what is ahead."""
-        self._exhausted = True
+        self.pull_no_more()
         return PenstockFutureList(self._ahead).cancel(kill)
+
+    def pull_no_more(self) -> None:
+        """Take what was pulled so far for all there is."""
+        self._exhausted = True
 
     def flow_ends(self) -> None:
         """The flow's body is over: see the class for what becomes of the rest."""

@@ -7,21 +7,25 @@ them is decided by `engine.task_run` and `engine.flow_run`, and carried out by t
 from __future__ import annotations
 
 import dataclasses
+import os
+import random
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from penstock.failure_groups import FailureGroups
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
     import contextvars
     import datetime
     import itertools
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
     from contextvars import ContextVar
 
     from penstock.attempt import Siblings
     from penstock.engine.lineage import Ledger
+    from penstock.engine.rates import Rate
     from penstock.futures import PenstockFuture
     from penstock.keeping import Keeping
     from penstock.retries import RetryPolicy
@@ -29,6 +33,13 @@ if TYPE_CHECKING:
 __all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun"]
 
 _id_lock = threading.Lock()
+# Not `uuid.uuid4`: asking the kernel lets go of the GIL, which a submit in a loop then has to win
+# back from the runner's threads, and costs more than all the rest of a run's environment.
+_random = random.Random()
+if hasattr(os, "register_at_fork"):  # where there are no forks, nobody shares our seed
+    os.register_at_fork(after_in_child=_random.seed)
+_UUID_4 = (0x4 << 76) | (0x8 << 60)
+_RANDOM_BITS = ~((0xF << 76) | (0xC << 60))
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
 
@@ -87,7 +98,12 @@ class Plan:
     """The function goes to a worker as it is, with nothing around it."""
     runner: Any = None
     """The dispatcher's handle of the runner that submitted runs go to."""
-    limited_tags: tuple[str, ...] = ()
+    limits: tuple[Hashable, ...] = ()
+    """What an attempt needs a place of: limited tags, and the task's own limit."""
+    rate: Rate | None = None
+    """How often attempts may start."""
+    is_held: bool = False
+    """Limits, a rate or resources may hold attempts up; the driver asks nothing else of most."""
     propagate: tuple[ContextVar[Any], ...] = ()
     """Context variables whose values go along to workers elsewhere."""
     resources: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
@@ -98,6 +114,8 @@ class Plan:
     """Where results are to be, for a runner that can leave them with its workers."""
     keeping: Keeping | None = None
     """What is done with results; None is nothing."""
+    on_exit: Literal["wait", "cancel"] = "wait"
+    """What becomes of submitted runs when a flow's function is over."""
     refusal: str = ""
     """Why the runner cannot do what is asked; nothing may be submitted then."""
 
@@ -133,7 +151,7 @@ class Run:
     __slots__ = (
         "__weakref__",
         "_history",
-        "_id",
+        "_id_bits",
         "_name",
         "args",
         "attempt_id",
@@ -209,7 +227,7 @@ class Run:
         self.siblings: Siblings | None = None
         self.context: contextvars.Context | None = None
         self.life: Generator[Any, Any, State[Any]] | None = None
-        self._id: uuid.UUID | None = None
+        self._id_bits: int = 0
         self._name: str | None = None
 
     @property
@@ -223,13 +241,18 @@ class Run:
         return [pending, running, self.state]
 
     @property
-    def id(self) -> uuid.UUID:
-        """The run's id, made when first asked for."""
-        if self._id is None:
+    def id_bits(self) -> int:
+        """The run's id as a number, made when first asked for."""
+        if not self._id_bits:
             with _id_lock:
-                if self._id is None:
-                    self._id = uuid.uuid4()
-        return self._id
+                if not self._id_bits:
+                    self._id_bits = _random.getrandbits(128) & _RANDOM_BITS | _UUID_4
+        return self._id_bits
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The run's id."""
+        return uuid.UUID(int=self.id_bits)
 
     @property
     def name(self) -> str:
@@ -271,7 +294,7 @@ class Run:
 
     def take_identity(self, identity: uuid.UUID, name: str) -> None:
         """Be known as a run of another process is."""
-        self._id = identity
+        self._id_bits = identity.int
         self._name = name
 
     def forget_inputs(self) -> None:
@@ -318,6 +341,7 @@ class TaskRun(Run):
         key_parts: what the key was made of, if the result was not there.
         recalled: what became of the equal run that it waited for.
         transaction: that of its result.
+        resources: while an attempt is under way, which of the runner's resources it has, by name.
     """
 
     __slots__ = (
@@ -327,6 +351,7 @@ class TaskRun(Run):
         "map_index",
         "number",
         "recalled",
+        "resources",
         "task_inputs",
         "transaction",
     )
@@ -350,6 +375,7 @@ class TaskRun(Run):
         self.key_parts: Mapping[str, Any] | None = None
         self.recalled: Any = None
         self.transaction: Any = None
+        self.resources: Mapping[str, tuple[int, ...]] = _NO_ARGUMENTS
         self.task_inputs: Mapping[str, Sequence[Run]] = {}
 
     @property
@@ -389,6 +415,9 @@ class Tally:
     """When the time limit of the attempt is reached, by the monotonic clock."""
     timed_out: bool = False
     """It was reached after the flow's body had ended, while its runs were awaited."""
+    cancelled: int = 0
+    failures: FailureGroups = dataclasses.field(default_factory=FailureGroups)
+    """Of the outermost flow run: of all task runs inside."""
 
     def unseen_failures(self) -> list[Run]:
         """The failures that nobody has looked at to this day."""

@@ -29,6 +29,8 @@ from penstock.engine.arguments import look_through, prerequisites, put_values, t
 from penstock.engine.async_direct import drive_async
 from penstock.engine.direct import drive
 from penstock.engine.execution import is_plain
+from penstock.engine.limits import Owner, TaskLimit
+from penstock.engine.rates import Rate
 from penstock.engine.streams import iterate, iterate_async
 from penstock.engine.task_run import task_run
 from penstock.engine.visiting import engine_for
@@ -51,6 +53,8 @@ from penstock.options import (
     checked_choice,
     checked_count,
     checked_integer,
+    checked_limit,
+    checked_rate,
     checked_resources,
     checked_tags,
     checked_timeout,
@@ -110,6 +114,8 @@ class Task(Definition[P, R_co]):
         self.timeout_seconds: float | None = checked_timeout(get("timeout_seconds"), owner)
         self.priority: int = checked_integer(get("priority"), "priority", owner)
         self.resources: dict[str, float] = checked_resources(get("resources"), owner)
+        self._max_concurrency = checked_limit(get("max_concurrency"), "max_concurrency", owner)
+        self._starts_per_second = checked_rate(get("rate_limit"), owner)
         self._workers = checked_workers(get("workers"), owner)
         self._propagate = checked_variables(get("propagate"), owner)
         self._result_on = checked_choice(get("result_on"), "result_on", RESULT_PLACES, owner)
@@ -176,6 +182,13 @@ class Task(Definition[P, R_co]):
             timeout = defaults.tasks_default_timeout_seconds
         all_tags = self.tags | tags | (flow_run.tags if flow_run is not None else frozenset())
         runner = handle_for(self.options.get("task_runner"), flow_run, engine)
+        limits: tuple[Any, ...] = engine.dispatcher.admission.limits.limited(all_tags)
+        if self._max_concurrency is not None:
+            own = TaskLimit(self._max_concurrency, Owner(self.fn))
+            engine.dispatcher.admission.limits.add(own)
+            limits += (own,)
+        per_second = self._starts_per_second
+        rate = None if per_second is None else Rate(per_second, Owner(self.fn))
         return Plan(
             subject=self,
             name=self.name,
@@ -192,12 +205,14 @@ class Task(Definition[P, R_co]):
             is_generator=self.is_generator,
             is_plain=is_plain(runner.capabilities, log_prints=log_prints, is_async=self.is_async),
             runner=runner,
-            limited_tags=engine.dispatcher.limits.limited(all_tags),
+            limits=limits,
+            rate=rate,
+            is_held=bool(limits or rate is not None or self.resources),
             propagate=self._propagate + (() if flow_run is None else flow_run.plan.propagate),
             resources=self.resources,
             workers=self._workers,
             result_on=self._result_on,
-            refusal=self._refusal_by(runner),
+            refusal=self._refusal_by(runner, engine),
             keeping=keeping_of(
                 self.options,
                 self._policy,
@@ -208,7 +223,7 @@ class Task(Definition[P, R_co]):
             ),
         )
 
-    def _refusal_by(self, runner: RunnerHandle) -> str:
+    def _refusal_by(self, runner: RunnerHandle, engine: Engine) -> str:
         """Return what a runner cannot do of what is asked for, or an empty string."""
         can = runner.capabilities
         if self._is_hard_limit and can.kill != "hard":
@@ -219,7 +234,7 @@ class Task(Definition[P, R_co]):
         if self._workers and not can.names_workers:
             return "workers= needs a runner that tells its workers apart, as dask does"
         if self.resources:
-            return runner.runner.cannot_offer(self.resources)
+            return engine.cannot_offer(runner, self.resources)
         return ""
 
     # --- calls -------------------------------------------------------------------------

@@ -421,6 +421,35 @@ def test_the_flow_refuses_bad_parameters_before_any_work(census: Any, tmp_path: 
     assert not (tmp_path / "report").exists()
 
 
+RUNNERS = ("inline", "thread:2", "process:2", "dask:2")
+
+
+def test_every_runner_writes_the_same_report(
+    census: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    for name, text in {"a.py": SAMPLE, "b.py": renamed(SAMPLE, str.title)}.items():
+        (root / name).write_text(text)
+    (root / "syntax.py").write_text("def f(:\n")
+    (root / "unreadable.py").symlink_to("nowhere")
+    del census
+    code_census = importlib.import_module("code_census").code_census
+
+    reports = {}
+    for runner in RUNNERS:
+        output = tmp_path / runner.replace(":", "-")
+        code_census.with_options(task_runner=runner)(
+            root=str(root), output=str(output), cache=False
+        )
+        reports[runner] = [(output / f"census.{kind}").read_bytes() for kind in ("json", "md")]
+
+    assert b"unreadable: No such file or directory" in reports["inline"][0]
+    for runner in RUNNERS:
+        assert reports[runner] == reports["inline"], runner
+    capsys.readouterr()
+
+
 # --- the cache -------------------------------------------------------------------------
 
 COUNTING = """

@@ -25,6 +25,7 @@ __all__ = [
     "look_through",
     "prerequisites",
     "put_values",
+    "runs_needed_for",
     "tolerated",
     "upstream_problem",
 ]
@@ -87,6 +88,18 @@ def find_runs(value: Any) -> list[Run]:
     found: list[Run] = []
     if type(value) not in _ATOMS:
         _search(value, found, set())
+    return found
+
+
+def runs_needed_for(value: Any) -> set[Run]:
+    """Return the runs whose futures stand in a value, and those that they wait for."""
+    found: set[Run] = set()
+    looking = find_runs(value)
+    while looking:
+        run = looking.pop()
+        if run not in found:
+            found.add(run)
+            looking.extend(run.upstream)
     return found
 
 

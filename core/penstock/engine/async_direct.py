@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.attempt import Outcome
 from penstock.context import CURRENT
-from penstock.engine import interrupts
+from penstock.engine import direct, interrupts
 from penstock.engine.commands import (
     AGAIN,
     READY,
@@ -84,14 +84,18 @@ async def perform(run: Run, engine: Engine, command: Any) -> Any:
 
 
 async def prepare(run: Run, engine: Engine) -> None:
-    """Wait for the places that the run's tags need, if there is a limit on them."""
-    if not run.plan.limited_tags or run.is_flow_run:
+    """Wait until the limits and the rate of the task let the run begin, if it has any."""
+    if not run.plan.is_held:
+        return
+    if engine.loop.holds_turn():  # in a runner that runs in its caller: nobody else can drive
+        direct.prepare(run, engine)
         return
     admitted = AsyncWaiter(asyncio.get_running_loop())
     run.waiters = [admitted]
-    if not engine.loop.run_home(lambda: engine.dispatcher.limits.acquire(run)):
+    if not engine.loop.run_home(lambda: engine.dispatcher.admit_here(run)):
         engine.loop.ensure_standby(urgent=True)
         await admitted.wait()
+        engine.loop.run_home(lambda: engine.dispatcher.admission.begin(run))
     run.waiters = None
 
 
@@ -133,7 +137,7 @@ async def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
             outcome = Outcome(0, "raised", None, error, "", True, time.monotonic() - began)
     finally:
         CURRENT.reset(token)
-        if plan.limited_tags and not run.is_flow_run:
+        if plan.is_held:
             engine.loop.run_home(lambda: engine.dispatcher.release(run))
     if outcome.error is not None and not isinstance(outcome.error, Exception):
         run.interrupt = outcome.error  # type: ignore[assignment]  # an exception object, in here
@@ -149,7 +153,7 @@ async def settle(run: FlowRun, engine: Engine) -> Tally:
     """Wait until every run inside of the flow run is over; see `direct.settle`."""
     grace = engine.settings.cancel_grace_seconds
     try:
-        for stream in run.streams:
+        for stream in run.streams if not run.is_ending else ():
             await stream.flow_ends_async()
         idle = await engine.wait_until_idle_async(run, grace if run.is_ending else time_left(run))
         if not idle and not run.is_ending:

@@ -114,6 +114,8 @@ class CancelChildren(NamedTuple):
     reason: str
     kill: bool
     """Stop what runs, too; otherwise only what has not begun."""
+    keep_for: Any = None
+    """Let those go on whose futures stand in this value, and those that they wait for."""
 
 
 class Report(NamedTuple):

@@ -117,7 +117,7 @@ def recall(run: TaskRun, engine: Engine) -> Any:
 
 def finish(run: Run, engine: Engine) -> None:
     """Close a directly driven run, also one that was broken off."""
-    if run.plan.limited_tags:
+    if run.plan.is_held:
         engine.loop.run_home(lambda: engine.dispatcher.leave(run))
     if not run.state.is_final():  # broken off in the middle of the engine: its thread was given up
         engine.break_off(run)
@@ -126,14 +126,15 @@ def finish(run: Run, engine: Engine) -> None:
 
 
 def prepare(run: Run, engine: Engine) -> None:
-    """Wait for the places that the run's tags need, if there is a limit on them."""
-    if not run.plan.limited_tags or run.is_flow_run:
+    """Wait until the limits and the rate of the task let the run begin, if it has any."""
+    if not run.plan.is_held:
         return
     admitted = Waiter()
     run.waiters = [admitted]
-    if not engine.loop.run_home(lambda: engine.dispatcher.limits.acquire(run)):
+    if not engine.loop.run_home(lambda: engine.dispatcher.admit_here(run)):
         with engine.lending():
             engine.loop.wait(admitted)
+        engine.loop.run_home(lambda: engine.dispatcher.admission.begin(run))
     run.waiters = None
 
 
@@ -160,7 +161,7 @@ def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
         outcome = Outcome(0, "raised", error=reached)
     finally:
         CURRENT.reset(token)
-        if plan.limited_tags and not run.is_flow_run:
+        if plan.is_held:
             engine.loop.run_home(lambda: engine.dispatcher.release(run))
     if deadline is not None and deadline.reached:
         return Report(outcome, engine.clock.time(), timed_out=True)
@@ -219,7 +220,7 @@ def settle(run: FlowRun, engine: Engine) -> Tally:
     grace = engine.settings.cancel_grace_seconds
     was_ending = run.is_ending
     try:
-        for stream in run.streams:
+        for stream in run.streams if not run.is_ending else ():
             stream.flow_ends()
         idle = engine.wait_until_idle(run, grace if run.is_ending else time_left(run))
         if not idle and not run.is_ending:

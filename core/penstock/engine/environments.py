@@ -44,10 +44,15 @@ def environment_of(run: TaskRun, settings: Settings, known: dict[Any, bytes]) ->
     inputs: tuple[Any, ...] = ()
     if run.task_inputs:
         inputs = tuple(
-            (parameter, tuple(str(source.id) for source in sources))
+            (parameter, tuple(source.id_bits for source in sources))
             for parameter, sources in run.task_inputs.items()
         )
-    own = str(run.id), run.name, run.run_count, run.number, inputs
+    resources: tuple[Any, ...] = ()
+    if plan.resources:
+        resources = tuple(
+            (name, amount, run.resources.get(name, ())) for name, amount in plan.resources.items()
+        )
+    own = run.id_bits, run.name, run.run_count, run.number, inputs, resources
     variables = None
     if plan.propagate and context is not None:
         values = {each: context[each] for each in plan.propagate if each in context}
@@ -85,16 +90,17 @@ def _flow_run_fields(run: FlowRun) -> dict[str, Any]:
         (state.scheduled_at for state in run.states if state.name == "Scheduled"), None
     )
     return {
-        "id": str(run.id),
+        "id": run.id_bits,
         "name": run.name,
         "flow_name": run.flow_name,
         "version": getattr(run.flow, "version", None),
         "tags": tuple(run.tags),
+        "log_prints": run.plan.log_prints,
         "run_count": run.run_count,
         "at": run.states[0].at,
         "scheduled_at": scheduled,
-        "parent_id": None if around is None else str(around.id),
-        "root_id": str(run.root.id),
+        "parent_id": None if around is None else around.id_bits,
+        "root_id": run.root.id_bits,
         "parameters": {name: _packed(value) for name, value in run.parameters.items()},
     }
 

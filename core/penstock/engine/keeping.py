@@ -125,7 +125,8 @@ class KeepingResults(Recovering):
 
     def has_to_be_kept(self, run: FlowRun) -> bool:
         """Whether there is something to do with results when a flow run is over."""
-        return bool(run.undoable) or run.plan.subject.options.get("persist_result") is True
+        options = getattr(run.plan.subject, "options", {})  # none, if it is of another process
+        return bool(run.undoable) or options.get("persist_result") is True
 
     def keep(self, run: Run) -> None:
         """A run is over: see to its result, and to those inside if it has failed.

@@ -26,6 +26,7 @@ from penstock.engine.commands import (
 from penstock.exceptions import CrashedRun, RemoteTaskError, TaskRunTimeoutError, WorkerLost
 from penstock.remote_errors import exception_of
 from penstock.states import State, StateType
+from penstock.worker.errors import message_of
 
 if TYPE_CHECKING:
     import random
@@ -292,9 +293,9 @@ def failure(error: BaseException, kind: str) -> State[Any]:
     """
     if isinstance(error, Exception):
         colon = ":" if kind == "Flow run" else ""  # just as Prefect words them (rows 133, 151)
-        text = f"{kind} encountered an exception{colon} {type(error).__name__}: {error}"
+        text = f"{kind} encountered an exception{colon} {type(error).__name__}: {message_of(error)}"
         return State(FAILED, "Failed", text, error)
-    text = f"{kind} was ended by {type(error).__name__}: {error}"
+    text = f"{kind} was ended by {type(error).__name__}: {message_of(error)}"
     crash = CrashedRun(text)
     crash.__cause__ = error
     return State(CRASHED, "Crashed", text, crash)

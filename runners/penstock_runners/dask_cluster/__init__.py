@@ -8,8 +8,8 @@ after the workers, which `lifeline` ties to it; `scaling` holds the floor of an 
 
 *In the driver*: `session` is the thread that serves one run and decides everything; `roster` knows
 the workers, `picking` says what travels together, `letters` packs it, `wire` is all that is asked
-of Dask's client; `flight` is what is on its way, `answers` what comes back, `kept` what stays
-there.
+of Dask's client, with `news` of workers that come and go; `flight` is what is on its way,
+`answers` what comes back, `kept` what stays there.
 
 *In the workers*: `far`, which `bundle` sends there as source, with `penstock.worker`.
 """

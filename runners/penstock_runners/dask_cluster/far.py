@@ -27,6 +27,7 @@ __all__ = ["refuse", "run_batch"]
 
 MOST_PARCELS: Final = 1024
 MOST_CLAIMS: Final = 100_000
+MOST_CHANNELS: Final = 64
 GIVE_BACK_SECONDS: Final = 0.2
 """After so long in a batch, the rest of it goes back: it was taken for shorter."""
 PULSE_SECONDS: Final = 0.02
@@ -38,6 +39,10 @@ FLUSH_BUDGET_SECONDS: Final = 1.0
 BATCH_BEGAN: Final = 0
 CALL_BEGAN: Final = 1
 OUTPUT: Final = 2
+ANSWER: Final = 3
+
+MOST_TOLD_BYTES: Final = 64 * 1024
+"""A smaller answer is told as an event: then it is out of here before anything else begins."""
 
 _lock = threading.Lock()
 _parcels: OrderedDict[bytes, Any] = OrderedDict()
@@ -91,20 +96,24 @@ def run_batch(payload: bytes, arguments: Sequence[Any]) -> bytes | Envelope:
         arguments: values of results and of large parcels that calls refer to by their place.
 
     Returns:
-        The `pickle` of: digests of parcels that are not known here (and nothing
-        was run), numbers that were not begun, and endings.
+        The answer: the `pickle` of digests of parcels that are not known here (and nothing
+        was run), numbers that were not begun, and endings. Empty if it was told as an event.
     """
     sender, topic, number, parcels, large, calls = marshal.loads(payload)  # noqa: S302  (plain values)
     missing = _take_parcels(parcels, large, arguments)
+    channel = _channel(topic)
     if missing:
-        return pickle.dumps((missing, [], []))
-    wire = _Wire(topic)
-    wire.send(
-        BATCH_BEGAN if len(calls) > 1 else CALL_BEGAN, number if len(calls) > 1 else calls[0][0]
-    )
-    wire.flush()  # so that not to have heard of it means that it has not begun
-    batch = _Batch(sender, wire, calls, arguments)
-    return batch.run()
+        channel.send(ANSWER, number, pickle.dumps((missing, [], [])))
+        return b""
+    if len(calls) > 1:
+        channel.send(BATCH_BEGAN, number)
+    else:
+        channel.send(CALL_BEGAN, calls[0][0])
+    # Not to have heard of it means that it has not begun; and that this process may die of it now
+    # must not cost what has ended here.
+    for each in tuple(_channels.values()):
+        each.flush()
+    return _Batch(sender, channel, number, calls, arguments).run()
 
 
 def _take_parcels(
@@ -136,49 +145,88 @@ def _opened(digest: bytes, load: Callable[[Any], Any]) -> Any:
     return found
 
 
-class _Wire:
-    """Events to the driver, in the order in which they are sent, before the task's own end."""
+class _Channel:
+    """Events to the driver, in order. The scheduler says when it has them.
+
+    What is only written to a socket could be lost with this process: the scheduler may hear of
+    its death elsewhere before it reads.
+    """
 
     def __init__(self, topic: str) -> None:
-        self._worker: Any = get_worker()
+        self.worker: Any = None
         self._topic = topic
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[int, int, Any] | threading.Event] = []
+        self._is_sending = False
 
     def send(self, kind: int, number: int, what: Any = None) -> None:
-        """Send an event; it leaves this process a moment later."""
-        self._worker.log_event(self._topic, (kind, number, what))
+        """Send an event, and do not wait."""
+        self._put((kind, number, what))
 
-    def flush(self, seconds: float = 2.0) -> None:
-        """Wait until what was sent is with the system, which delivers it whatever becomes of us."""
-        written = threading.Event()
-        self._worker.loop.add_callback(_drain, self._worker, written)
-        written.wait(seconds)
+    def flush(self, seconds: float = 5.0) -> None:
+        """Wait until the scheduler has all that was sent, whatever becomes of us."""
+        if self._is_sending:
+            arrived = threading.Event()
+            self._put(arrived)
+            arrived.wait(seconds)
+
+    def _put(self, item: tuple[int, int, Any] | threading.Event) -> None:
+        with self._lock:
+            self._waiting.append(item)
+            if self._is_sending:
+                return
+            self._is_sending = True
+        self.worker.loop.add_callback(self._send_all)
+
+    async def _send_all(self) -> None:
+        while True:
+            with self._lock:
+                items, self._waiting = self._waiting, []
+                if not items:
+                    self._is_sending = False
+                    return
+            events = [item for item in items if type(item) is tuple]
+            try:
+                if events:
+                    await self.worker.scheduler.log_event(topic=self._topic, msg=events)
+            except Exception:  # noqa: BLE001  (no such call in another version, or no scheduler)
+                self.worker.log_event(self._topic, events)
+            finally:
+                for item in items:
+                    if type(item) is threading.Event:
+                        item.set()
 
 
-async def _drain(worker: Any, written: threading.Event) -> None:
-    """Watch the worker's stream to the scheduler. Its insides are no public interface."""
-    import asyncio  # Dask has it loaded
+_channels: OrderedDict[str, _Channel] = OrderedDict()
+"""By topic: one for each run that works here."""
 
-    try:
-        stream = worker.batched_stream
-        while stream.buffer and not stream.closed():  # noqa: ASYNC110  (it tells nobody)
-            await asyncio.sleep(0.0005)
-        socket = getattr(stream.comm, "stream", None)
-        while socket is not None and not socket.closed() and socket._write_buffer:  # noqa: ASYNC110
-            await asyncio.sleep(0.0005)
-    except AttributeError:  # another version: it sends every few milliseconds
-        await asyncio.sleep(0.005)
-    finally:
-        written.set()
+
+def _channel(topic: str) -> _Channel:
+    with _lock:
+        channel = _channels.get(topic)
+        if channel is None:
+            channel = _channels[topic] = _Channel(topic)
+        _channels.move_to_end(topic)
+        while len(_channels) > MOST_CHANNELS:
+            _channels.popitem(last=False)
+    channel.worker = get_worker()
+    return channel
 
 
 class _Batch:
     """Calls that came together."""
 
     def __init__(
-        self, sender: str, wire: _Wire, calls: Sequence[tuple[Any, ...]], arguments: Sequence[Any]
+        self,
+        sender: str,
+        channel: _Channel,
+        number: int,
+        calls: Sequence[tuple[Any, ...]],
+        arguments: Sequence[Any],
     ) -> None:
         self._sender = sender
-        self._wire = wire
+        self._channel = channel
+        self._batch_number = number
         self._calls = calls
         self._arguments = arguments
         self._kept: list[Any] = []
@@ -206,6 +254,11 @@ class _Batch:
                 for call in self._calls:
                     _claims.pop((self._sender, call[0]), None)
         answer = pickle.dumps(([], left, endings), 5)
+        if len(answer) <= MOST_TOLD_BYTES:
+            self._channel.send(ANSWER, self._batch_number, answer)
+            answer = b""
+        else:
+            self._channel.send(ANSWER, self._batch_number)
         return Envelope(answer, self._kept) if self._kept else answer
 
     def _run_call(self, call: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -265,10 +318,10 @@ class _Batch:
 
         def emit(record: tuple[Any, ...]) -> None:
             nonlocal spent
-            self._wire.send(OUTPUT, number, pickle.dumps(record))
+            self._channel.send(OUTPUT, number, pickle.dumps(record))
             if spent < FLUSH_BUDGET_SECONDS:  # it may be the last that is heard of this worker
                 began = time.monotonic()
-                self._wire.flush()
+                self._channel.flush()
                 spent += time.monotonic() - began
 
         return emit
@@ -278,7 +331,7 @@ class _Batch:
         current = self.current
         if current is None or current[0] == reported or now - current[1] < PULSE_SECONDS:
             return reported
-        self._wire.send(CALL_BEGAN, current[0])
+        self._channel.send(CALL_BEGAN, current[0])
         return current[0]
 
 

@@ -46,18 +46,17 @@ class Batch:
     future: Any = None
     """Dask's, of its answer."""
     has_begun: bool = False
-
-    def why_not(self) -> str:
-        """Say why there is no answer."""
-        if self.future.status == "error":
-            return f"Dask could not run it there: {self.future.exception()!r}; it was lost"
-        return f"its Dask task was {self.future.status}"
+    has_ended: bool = False
+    """All of it was run; the answer is too large to be told."""
+    is_coming: bool = False
+    """That answer is on its way."""
 
     def fates(self) -> Iterator[tuple[Open, bool | None]]:
         """Yield each attempt with whether it had begun, if the worker is lost now.
 
-        None: nobody knows. A batch of one tells of its begin before it begins; one of several
-        tells so as a whole, and then of each call that takes long.
+        None: nobody knows, or it had ended, and what came of it is lost. A batch of one tells of
+        its begin before it begins; one of several tells so as a whole, and then of each call that
+        takes long.
         """
         running = [one for one in self.calls.values() if one.is_started]
         last = running[-1] if running else None
@@ -65,7 +64,7 @@ class Batch:
         for one in self.calls.values():
             if not self.has_begun:
                 yield one, False
-            elif last is None:
+            elif self.has_ended or last is None:
                 yield one, None
             elif one is last:
                 is_past = False

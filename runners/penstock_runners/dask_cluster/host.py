@@ -34,6 +34,9 @@ _OWN_SETTINGS: Final = {
     "distributed.scheduler.worker-ttl": None,
     # Whether a lost attempt is made again is not for Dask to decide.
     "distributed.scheduler.allowed-failures": 0,
+    # So long after a death, a cluster gives a worker up for good that is not there just then: it
+    # may be about to start again after another death.
+    "distributed.deploy.lost-worker-timeout": "1000 days",
 }
 _LIFELINE: Final = "penstock_runners.dask_cluster.lifeline"
 

@@ -17,7 +17,7 @@ from distributed.comm.core import connect
 
 __all__ = ["probe", "why_unreachable"]
 
-_GREETING_SECONDS: Final = 0.5
+_GREETING_SECONDS: Final = 1.5
 
 
 def probe(address: str, security: distributed.Security | None, timeout_seconds: float) -> None:

@@ -28,11 +28,13 @@ class DaskWorker:
     """How many of ours are on their way to it, or running there."""
     parcels: set[bytes] = dataclasses.field(default_factory=set[bytes])
     """Digests of what it is known to have."""
+    is_missing: bool = False
+    """The scheduler did not name it when last asked."""
 
     @property
     def has_room(self) -> bool:
         """Whether it should get another batch."""
-        return self.batches < self.threads * (1 + BATCHES_AHEAD)
+        return not self.is_missing and self.batches < self.threads * (1 + BATCHES_AHEAD)
 
     @property
     def label(self) -> str:
@@ -71,10 +73,16 @@ class Roster:
         limits = [worker.memory_limit for worker in self._workers.values()]
         return 0 if 0 in limits else max(limits, default=0)
 
-    def update(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take what the scheduler says of workers by their addresses; who is not named has left."""
-        for address in self._workers.keys() - infos.keys():
-            del self._workers[address]
+    def update(self, infos: Mapping[str, Mapping[str, Any]]) -> list[DaskWorker]:
+        """Take what the scheduler says of workers by their addresses.
+
+        Returns:
+            Workers that were not named twice in a row. Usually an event tells that one has left,
+            and after all that it had to say; hence the patience.
+        """
+        gone = [worker for worker in self if worker.address not in infos and worker.is_missing]
+        for worker in self:
+            worker.is_missing = worker.address not in infos
         for address, info in infos.items():
             if address not in self._workers and info.get("status", "running") == "running":
                 self._workers[address] = DaskWorker(
@@ -84,6 +92,7 @@ class Roster:
                     int(info.get("memory_limit") or 0),
                     dict(info.get("resources") or {}),
                 )
+        return gone
 
     def remove(self, address: str) -> DaskWorker | None:
         """Note that a worker has left."""

@@ -17,6 +17,8 @@ import uuid
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
+from distributed import KilledWorker
+
 from penstock.attempt import Outcome
 from penstock.task_runners import Broken, Output, SlotsChanged, Started
 from penstock_runners.attempt_queue import AttemptQueue
@@ -46,8 +48,8 @@ ATTEMPTS_PER_SLOT: Final = 1024
 """Taken ahead for each slot, so that batches are full."""
 WARN_SECONDS: Final = 30.0
 """For so long an attempt may wait for a worker that fits, before that is said."""
-BATCH_BEGAN, CALL_BEGAN, OUTPUT = 0, 1, 2
-"""What an event tells, as in `far`."""
+BATCH_BEGAN, CALL_BEGAN, OUTPUT, ANSWER = 0, 1, 2, 3
+"""What an event tells, as in `far`. An answer that is not told is Dask's to bring."""
 CANCELLED_EARLY: Final = "cancelled before it began"
 SCHEDULER_LOST: Final = "the connection to the Dask scheduler was lost"
 
@@ -88,6 +90,8 @@ class Session:
         """What waits, by what it asks of a worker."""
         self._waiting_since: dict[tuple[Any, ...], float] = {}
         self._batches: dict[int, Batch] = {}
+        self._answered: dict[int, Any] = {}
+        """By number of a batch that is over: its Dask future, while Dask has not noticed."""
         self._calls: dict[int, Open] = {}
         """What was sent, by the number of the call."""
         self._no_worker_since: float | None = None
@@ -98,8 +102,7 @@ class Session:
         self.taken = 0
         """How many attempts were submitted; written by the engine's thread."""
         self.ended = 0
-        self._wire.set_up()
-        self._look_around()
+        self._note_workers(self._wire.set_up())
         self._thread = threading.Thread(target=self._run, name="penstock-dask", daemon=True)
         self._thread.start()
 
@@ -140,9 +143,8 @@ class Session:
         finally:
             self._end_all()
             self._post.close()
-            self._wire.take_down(
-                [batch.future for batch in self._batches.values() if batch.future is not None]
-            )
+            futures = [batch.future for batch in self._batches.values()]
+            self._wire.take_down([*futures, *self._answered.values()])
 
     def _is_over(self) -> bool:
         if self._close_by is None:
@@ -150,28 +152,29 @@ class Session:
         return not self._open or time.monotonic() >= self._close_by
 
     def _turn(self) -> None:
-        finished: list[Batch] = []
         timeout = TICK_SECONDS
         if self._close_by is not None:
             timeout = max(0.0, min(timeout, self._close_by - time.monotonic()))
         try:
             order = self._inbox.get(timeout=timeout)
             while True:
-                self._act(order, finished)
+                self._act(order)
                 order = self._inbox.get(block=False)
         except Empty:
             pass  # all is done that there was
-        self._collect(finished)
         self._look_at_clock(time.monotonic())
         if self._broken is None and self._close_by is None:
             self._feed()
 
-    def _act(self, order: tuple[Any, ...], finished: list[Batch]) -> None:
+    def _act(self, order: tuple[Any, ...]) -> None:
         kind = order[0]
         if kind == "event":
-            self._on_event(*order[1])
+            for event in order[1]:
+                self._on_event(*event)
         elif kind == "ended":
-            self._on_ended(order[1], finished)
+            self._on_ended(order[1])
+        elif kind == "answered":
+            self._on_answer(order[1], order[2])
         elif kind == "take":
             self._take(order[1])
         elif kind == "cancel":
@@ -180,6 +183,8 @@ class Session:
             self._on_refused(order[1], order[2])
         elif kind == "add-worker":
             self._look_around()
+        elif kind == "workers":
+            self._note_workers(order[1])
         elif kind == "remove-worker":
             self._on_lost_worker(order[1], expected=order[2])
         elif kind == "close":
@@ -187,13 +192,18 @@ class Session:
             self._cancel(tuple(self._open))
 
     def _look_around(self) -> None:
-        if self._wire.is_lost:
-            return
+        self._looked_at = time.monotonic()
+        if not self._wire.is_lost:
+            self._wire.look()
+
+    def _note_workers(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
         self._looked_at = time.monotonic()
         before = self._roster.slots
-        self._roster.update(self._wire.workers())
+        gone = self._roster.update(infos)
         if self._roster.slots != before:
             self._report(SlotsChanged(self._roster.slots))
+        for worker in gone:
+            self._on_lost_worker(worker.address, expected=False)
 
     # --- handing out ---------------------------------------------------------------------
 
@@ -264,10 +274,18 @@ class Session:
     # --- what workers say ------------------------------------------------------------------
 
     def _on_event(self, kind: int, number: int, what: Any) -> None:
-        if kind == BATCH_BEGAN:
+        if kind in (BATCH_BEGAN, ANSWER):
             batch = self._batches.get(number)
-            if batch is not None:
+            if batch is None:
+                return
+            if kind == BATCH_BEGAN:
                 batch.has_begun = True
+            elif what is None:
+                batch.has_ended = True
+                self._bring_if_there(batch)
+            else:
+                self._wire.note_told(len(what))
+                self._on_answer(number, what)
             return
         one = self._calls.get(number)
         if one is None or one.batch is None:
@@ -278,6 +296,7 @@ class Session:
         elif kind == OUTPUT:
             record = pickle.loads(what)
             self._report(Output(one.attempt.id, (record,), one.batch.worker.label))
+            self._wire.note_told(len(what))
 
     def _note_start(self, one: Open, worker: DaskWorker, at: float) -> None:
         if not one.is_started:
@@ -285,34 +304,39 @@ class Session:
             if one.attempt.report_start:
                 self._report(Started(one.attempt.id, worker.label, at))
 
-    def _on_ended(self, number: int, finished: list[Batch]) -> None:
+    def _on_ended(self, number: int) -> None:
+        """Dask says that a task of its own is over."""
+        future = self._answered.pop(number, None)
+        if future is not None:
+            future.release()
         batch = self._batches.get(number)
-        if batch is None or batch.future is None:
+        if batch is None:
             return
         if batch.future.status == "finished":
-            finished.append(batch)
+            self._bring_if_there(batch)
         elif self._wire.is_lost:
             self._break(ConnectionError(SCHEDULER_LOST))
+        elif batch.future.status == "error":
+            self._on_error(batch, batch.future.exception())
         else:
-            self._lose_batch(batch, batch.why_not())
+            self._lose_batch(batch, f"its Dask task was {batch.future.status}")
 
-    def _collect(self, finished: Sequence[Batch]) -> None:
-        batches = [batch for batch in finished if batch.number in self._batches]
-        if not batches:
-            return
-        try:
-            answers = self._wire.gather([batch.future for batch in batches])
-        except Exception as error:  # noqa: BLE001  (of one; each is asked for alone)
-            if len(batches) > 1:
-                for batch in batches:
-                    self._collect([batch])
-            else:
-                self._lose_batch(batches[0], f"its answer was lost with its worker: {error!r}")
-            return
-        for batch, answer in zip(batches, answers, strict=True):
-            self._on_answer(batch, answer)
+    def _bring_if_there(self, batch: Batch) -> None:
+        # What a worker tells comes another way than what Dask says of it, before that or after.
+        if batch.has_ended and batch.future.status == "finished" and not batch.is_coming:
+            batch.is_coming = True
+            self._wire.bring(batch)
 
-    def _on_answer(self, batch: Batch, packed: bytes) -> None:
+    def _on_error(self, batch: Batch, error: BaseException) -> None:
+        if isinstance(error, KilledWorker):
+            self._on_lost_worker(batch.worker.address, expected=False)
+        if batch.number in self._batches:
+            self._lose_batch(batch, f"Dask could not run it there: {error!r}; it was lost")
+
+    def _on_answer(self, number: int, packed: bytes) -> None:
+        batch = self._batches.get(number)
+        if batch is None:
+            return
         answer = opened(packed)
         worker = batch.worker
         if answer.missing:
@@ -353,28 +377,42 @@ class Session:
                 "it left the cluster unexpectedly (killed, out of memory, or silent for longer "
                 "than Dask's worker-ttl, as code that holds the GIL makes it)"
             )
-        for batch in tuple(self._batches.values()):
-            if batch.worker is worker:
-                self._lose_batch(batch, reason)
+        batches = [batch for batch in self._batches.values() if batch.worker is worker]
+        is_explained = any(batch.has_begun and not batch.has_ended for batch in batches)
+        for batch in batches:
+            self._lose_batch(batch, reason, is_explained=is_explained)
 
-    def _lose_batch(self, batch: Batch, reason: str) -> None:
+    def _lose_batch(self, batch: Batch, reason: str, *, is_explained: bool = False) -> None:
+        """The worker of a batch is lost.
+
+        Args:
+            batch: which.
+            reason: for people.
+            is_explained: something else ran there, so that what had not begun has no part in it.
+        """
         fates = tuple(batch.fates())
         self._forget(batch)
-        if batch.future is not None and not self._wire.is_lost:
+        if not self._wire.is_lost:
             self._wire.drop([batch.future])
         for one, began in fates:
             if began is not False and one.pace is not None:
                 one.pace.has_crashed = True
             if one.is_unwanted and began is False:
                 self._stop_early(one)
+            elif is_explained and began is False:
+                self._go_back(one)
             else:
                 doing = "while it ran this attempt" if began else "with this attempt"
+                if batch.has_ended:
+                    doing = "with what came of this attempt"
                 self._lose(one, f"{reason} {doing}", began=began, worker=batch.worker.label)
 
     def _forget(self, batch: Batch) -> None:
         del self._batches[batch.number]
         batch.worker.batches -= 1
-        if batch.future is not None and batch.future.status == "finished":
+        if batch.future.status == "pending":
+            self._answered[batch.number] = batch.future
+        else:
             batch.future.release()
 
     def _go_back(self, one: Open) -> None:

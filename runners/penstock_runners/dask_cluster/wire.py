@@ -1,15 +1,18 @@
 """What is asked of Dask's client, in one place: all that a session does with it, typed.
 
-Everything that Dask calls back on threads of its own ends as an order in the session's inbox.
+Nothing here waits for the cluster, but what says so: a scheduler that is busy or stuck must not
+hold up the session. What Dask answers, on threads of its own, ends as an order in its inbox.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import distributed
 
+from penstock_runners.dask_cluster import news
 from penstock_runners.dask_cluster.bundle import FarSidePlugin, bundle, call_far_side
 
 if TYPE_CHECKING:
@@ -21,6 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["Wire"]
 
 _log = logging.getLogger("penstock.dask")
+
+SECONDS_FOR_LEAVING: Final = 5.0
+SECONDS_FOR_PUTTING: Final = 60.0
+MOST_TOLD_BYTES: Final = 16 << 20
+"""The scheduler remembers what workers have told, until so much has come together."""
 
 
 class Wire:
@@ -46,7 +54,8 @@ class Wire:
         self._post = post
         self._package = bundle().name
         self._plugin = f"{self._package}-{name}"
-        self.topic = f"penstock-{client.id}"
+        self.topic: str = f"penstock-{name}"
+        self._told_bytes = 0
 
     @property
     def is_lost(self) -> bool:
@@ -64,12 +73,18 @@ class Wire:
         address: str = self._client.scheduler.address
         return address
 
-    def set_up(self) -> None:
-        """Begin to listen, and put the far side into all workers, those to come included."""
+    def set_up(self) -> Mapping[str, Mapping[str, Any]]:
+        """Begin to listen, and put the far side into all workers, those to come included. Waits.
+
+        Returns:
+            What the scheduler says of its workers, by address.
+        """
         client = self._client
         client.subscribe_topic(self.topic, lambda event: self._post(("event", event[1])))
-        client.subscribe_topic("all", self._on_cluster_event)
+        news.listen(client, self._name, self._on_cluster_event)
         client.register_plugin(FarSidePlugin(self._plugin, bundle()))
+        found: Mapping[str, Mapping[str, Any]] = client.scheduler_info(n_workers=-1)["workers"]
+        return found
 
     def _on_cluster_event(self, event: Any) -> None:
         message = event[1]
@@ -78,25 +93,55 @@ class Wire:
             self._post((action, message["worker"], message.get("expected", True)))
 
     def take_down(self, futures: list[Any]) -> None:
-        """Leave the cluster as it was found. It may go at any moment, too."""
+        """Leave the cluster as it was found. It may go at any moment, too. Waits, not for long."""
+        news.leave(self._client, self._name)
         if self.is_lost:
             return
-        client = self._client
         try:
-            if futures:
-                client.cancel(futures, force=True)
-            client.unregister_worker_plugin(self._plugin)
-            client.unsubscribe_topic(self.topic)
-            client.unsubscribe_topic("all")
-            client.run_on_scheduler(_forget_events, self.topic)
+            self._client.sync(self._leave, futures, callback_timeout=SECONDS_FOR_LEAVING)
         except Exception as error:  # noqa: BLE001  (said; there is nothing else to do about it)
             _log.debug("The cluster was not left as it was found: %r", error)
 
-    def workers(self) -> Mapping[str, Mapping[str, Any]]:
-        """Return what the scheduler says of its workers."""
-        info: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)
-        found: Mapping[str, Mapping[str, Any]] = info["workers"]
-        return found
+    async def _leave(self, futures: list[Any]) -> None:
+        client = self._client
+        if futures:
+            await client.cancel(futures, asynchronous=True, force=True)
+        client.unsubscribe_topic(self.topic)
+        await client.unregister_worker_plugin(self._plugin)
+        await client.run_on_scheduler(_forget_events, self.topic)
+        client._event_handlers.pop(self.topic, None)
+
+    def look(self) -> None:
+        """Ask the scheduler which workers there are; the answer will be posted."""
+
+        async def look() -> None:
+            info: Mapping[str, Any] = await self._client.scheduler.identity(n_workers=-1)
+            self._post(("workers", info["workers"]))
+
+        self._begin(look)
+
+    def note_told(self, nbytes: int) -> None:
+        """Count what workers have told, which the scheduler remembers; let it forget in time."""
+        self._told_bytes += nbytes
+        if self._told_bytes < MOST_TOLD_BYTES:
+            return
+        self._told_bytes = 0
+
+        async def forget() -> None:
+            await self._client.run_on_scheduler(_forget_events, self.topic)
+
+        self._begin(forget)
+
+    def _begin(self, do: Callable[[], Any]) -> None:
+        """Do something on the client's loop. If the scheduler is lost meanwhile, it shows there."""
+
+        async def in_loop() -> None:
+            try:
+                await do()
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (see above)
+                _log.debug("The Dask scheduler was asked in vain: %r", error)
+
+        self._client.loop.add_callback(in_loop)
 
     def send(
         self,
@@ -129,13 +174,26 @@ class Wire:
         future.add_done_callback(lambda _: self._post(("ended", number)))
 
     def put(self, blob: bytes) -> Any:
-        """Put bytes on the cluster, and return their future."""
-        return self._client.scatter(blob, hash=False)
+        """Put bytes on the cluster, and return their future; None if that cannot be. Waits."""
+        try:
+            return self._client.sync(
+                self._client._scatter, blob, hash=False, callback_timeout=SECONDS_FOR_PUTTING
+            )
+        except (OSError, ValueError, TimeoutError) as error:  # workers, or the scheduler, are gone
+            _log.debug("Nothing could be put on the Dask cluster: %r", error)
+            return None
 
-    def gather(self, futures: Sequence[Any]) -> list[bytes]:
-        """Bring the answers of batches."""
-        answers: list[bytes] = self._client.gather(futures)
-        return answers
+    def bring(self, batch: Batch) -> None:
+        """Ask for the answer of a batch; it will be posted.
+
+        It is gone if its worker died after the batch; then nothing comes, but the loss is told.
+        """
+
+        async def bring() -> None:
+            (answer,) = await self._client.gather([batch.future], asynchronous=True)
+            self._post(("answered", batch.number, answer))
+
+        self._begin(bring)
 
     def claim(self, keys: Sequence[str]) -> list[Any]:
         """Return futures of results that workers hold on to for us, from now on ours.
@@ -153,7 +211,7 @@ class Wire:
         async def drop() -> None:
             await self._client.cancel(futures, asynchronous=True, force=True)
 
-        self._client.loop.add_callback(drop)
+        self._begin(drop)
 
     def ask_to_refuse(self, address: str, numbers: list[int]) -> None:
         """Have a worker refuse calls; the answer, which of them have begun, will be posted."""
@@ -172,7 +230,7 @@ class Wire:
             if isinstance(begun, list):  # else it is gone, or will be; its loss tells all
                 self._post(("refused", numbers, begun))
 
-        self._client.loop.add_callback(ask)
+        self._begin(ask)
 
     def hold_floor(self, workers: int) -> None:
         """Let an adaptive cluster not shrink below so many workers; 0 lets it go."""

@@ -5,27 +5,23 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import pathlib
 import signal
-import sys
-import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import distributed
-import psutil
 import pytest
 
-from penstock.task_runners import Broken, RemoteError
-from penstock.testing.harness import RunnerHarness, error_text, new_threads
+from penstock.task_runners import RemoteError
+from penstock.testing.harness import RunnerHarness
 from penstock_runners.dask import DaskTaskRunner
 from penstock_runners.dask_cluster.local import LocalClusterProcess
 from penstock_runners.dask_cluster.where import Where
 
 if TYPE_CHECKING:
+    import pathlib
     from collections.abc import Callable, Iterator
 
-    from penstock.task_runners import Event, Outcome, TaskRunner
+    from penstock.task_runners import TaskRunner
 
 # Dask leaves sockets to the garbage collector when a scheduler goes away.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

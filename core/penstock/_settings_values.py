@@ -137,6 +137,8 @@ KINDS: dict[str, Kind] = {
     "tasks_default_retry_delay_seconds": _DELAYS,
     "tasks_default_timeout_seconds": _TIMEOUT,
     "tasks_refresh_cache": _YES_NO,
+    "tasks_default_no_cache": _YES_NO,
+    "tasks_disable_caching": _YES_NO,
     "results_persist_by_default": _YES_NO,
     "tasks_crash_retries": _COUNT,
     "flows_default_retries": _COUNT,

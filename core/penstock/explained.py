@@ -65,10 +65,14 @@ def _settle_arguments(run: TaskRun) -> None:
 def _why_not(run: TaskRun, keeping: Keeping | None) -> str:
     options = run.plan.subject.options
     policy = options.get("cache_policy")
+    if run.engine.settings.tasks_disable_caching:
+        return "the setting tasks_disable_caching is on"
     if options.get("persist_result") is False:
         return "persist_result is False"
     if policy == NO_CACHE:
         return "its cache policy is NO_CACHE"
     if keeping is None or not keeping.is_written:
         return "the task has no cache policy"
+    if policy is None and keeping.policy == NO_CACHE:
+        return "the setting tasks_default_no_cache is on, and the task has no cache policy"
     return f"{keeping.policy!r} gives no key for this call"

@@ -214,6 +214,8 @@ def keeping_of(
         expiration: for how long a stored result is used.
         hooks: of its commit and its rollback.
     """
+    if defaults.tasks_disable_caching:
+        policy = NO_CACHE
     persists = options.get("persist_result")
     if persists is None:
         asks = policy not in (None, NO_CACHE) or any(
@@ -225,20 +227,22 @@ def keeping_of(
     on_commit, on_rollback = tuple(hooks["on_commit"]), tuple(hooks["on_rollback"])
     if not persists and not on_commit and not on_rollback:
         return None
-    wanted = policy if policy is not None else DEFAULT
+    is_asked_for = policy is not None
+    if policy is None:
+        policy = NO_CACHE if defaults.tasks_default_no_cache else DEFAULT
     refresh = options.get("refresh_cache")
     if refresh is None:
         refresh = defaults.tasks_refresh_cache
     in_memory = options.get("cache_result_in_memory")
     return Keeping(
-        policy=wanted if persists else NO_CACHE,
-        store=_store_for(options, flow_options, wanted, defaults),
+        policy=policy if persists else NO_CACHE,
+        store=_store_for(options, flow_options, policy, defaults),
         is_written=bool(persists),
-        is_cached=policy is not None,
+        is_cached=is_asked_for,
         key_template=options.get("result_storage_key"),
         expiration=expiration,
         refresh=bool(refresh),
-        isolation=_isolation(wanted.isolation_level),
+        isolation=_isolation(policy.isolation_level),
         in_memory=in_memory is None or bool(in_memory),
         on_commit=on_commit,
         on_rollback=on_rollback,

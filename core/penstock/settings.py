@@ -37,6 +37,10 @@ class Settings:
     """How long one attempt of a task may take, for tasks that do not say; None is for ever."""
     tasks_refresh_cache: bool = False
     """Whether every task with a cache runs in any case, and replaces what is cached."""
+    tasks_default_no_cache: bool = False
+    """Whether stored results of tasks that name no cache policy are found by no later run."""
+    tasks_disable_caching: bool = False
+    """Whether all tasks do without a cache, whatever policy they name."""
     results_persist_by_default: bool = False
     """Whether results are stored of tasks that say nothing about it."""
     tasks_crash_retries: int = 2

@@ -282,10 +282,11 @@ class TaskTransaction(Transaction):
 
 def transaction_in(context: Context | None) -> Transaction | None:
     """Return the transaction that is joined in this context; None is the calling code's."""
-    found = _current.get() if context is None else context.get(_current)
+    found: Any = _current.get() if context is None else context.get(_current)
     while isinstance(found, TaskTransaction):
-        found = found.parent  # type: ignore[assignment]  # what is around a task is a block
-    return found
+        found = found.parent
+    around: Transaction | None = found  # what is around a task is a block
+    return around
 
 
 def get_transaction() -> Transaction | None:

@@ -439,7 +439,9 @@ def test_every_runner_writes_the_same_report(
     reports = {}
     for runner in RUNNERS:
         output = tmp_path / runner.replace(":", "-")
-        code_census.with_options(task_runner=runner)(root=str(root), output=str(output))
+        code_census.with_options(task_runner=runner)(
+            root=str(root), output=str(output), cache=False
+        )
         reports[runner] = [(output / f"census.{kind}").read_bytes() for kind in ("json", "md")]
 
     assert b"unreadable: No such file or directory" in reports["inline"][0]

@@ -135,6 +135,40 @@ def test_settings_count_as_they_do_for_a_run(train: Any) -> None:
         assert reasons(train, 0.1) == ("refresh_cache is set",)
 
 
+@pytest.mark.parametrize(
+    ("setting", "policy", "why"),
+    [
+        ("tasks_disable_caching", INPUTS, "the setting tasks_disable_caching is on"),
+        ("tasks_default_no_cache", None, "the setting tasks_default_no_cache is on"),
+    ],
+)
+def test_a_setting_that_turns_caching_off_is_named(
+    calls: list[Any], setting: str, policy: Any, why: str
+) -> None:
+    @task(cache_policy=policy, persist_result=True)
+    def load(x: int) -> None:
+        calls.append(x)
+
+    @flow
+    def loading() -> None:
+        load(1)
+        load(1)
+
+    with settings.temporary_settings({setting: True}):
+        loading()
+        assert load.explain(1).reasons[0].startswith(f"not cached: {why}")
+    assert calls == [1, 1]
+
+
+def test_a_setting_for_tasks_without_a_policy_leaves_the_others(
+    calls: list[Any], train: Any
+) -> None:
+    with settings.temporary_settings(tasks_default_no_cache=True):
+        train(0.1)
+        train(0.1)
+    assert calls == [0.1]
+
+
 def test_a_key_by_template_is_compared_too() -> None:
     saved = task(result_storage_key="day-{parameters[x]}")(plain)
     saved(1)

@@ -3,8 +3,8 @@
 *In the driver*, `registry` keeps the pools of this process, and `pool` holds a pool's one thread
 and its orders. `crew` are its workers, each of them one of `workers`. `jobs` are the attempts that
 a pool holds, `feeding` makes `batches` of them, and `parcels` is what a worker is sent once.
-`memory` looks at what workers use, `outcomes` says what their
-answers mean, and `endings` what is reported of attempts that found no end.
+`memory` looks at what workers use, `outcomes` says what their answers mean, and `endings` what is
+reported of attempts that found no end.
 
 *In the worker*, `child` is what runs: it takes orders, and has `penstock.worker` carry them out.
 

@@ -78,7 +78,7 @@ def test_submits(course: Course, executor: Any) -> None:
         lambda: submit_and_read(items),
         items=items,
         target=0.15,
-        limit=0.5,
+        limit=1,
         rounds=5,
     )
 
@@ -104,7 +104,7 @@ def test_map(course: Course) -> None:
     def floor() -> None:
         joblib.Parallel(n_jobs=WORKERS)(joblib.delayed(nothing)(i) for i in range(items))
 
-    course.against(floor, lambda: map_all(items), items=items, target=2, limit=25, rounds=5)
+    course.against(floor, lambda: map_all(items), items=items, target=2, limit=40, rounds=5)
 
 
 def test_round_trip(course: Course, executor: Any) -> None:

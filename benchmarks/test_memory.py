@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,70 +22,124 @@ def peak():
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 """
 
-PROGRAM = """
+MEASURE = """
+before = peak()
+run(int(sys.argv[1]))
+after = peak()
+print((after - before) * 1024 / int(sys.argv[1]))
+"""
+
+OURS = """
 import sys
+from benchmarks.work import nothing
 from penstock import flow, task
-from penstock.settings import temporary_settings
 
-@task
-def noop(x): return None
+noop = task(nothing)
+"""
 
-@flow(task_runner="thread:2")
-def mapped(items): noop.map(range(items)).wait()
+MAP = """
+@flow(task_runner=sys.argv[2])
+def run(items): noop.map(range(items)).wait()
 
-@flow(task_runner="thread:2")
-def streamed(items):
+run(1000)
+"""
+
+STREAM = """
+@flow(task_runner=sys.argv[2])
+def run(items):
     for future in noop.map(iter(range(items)), max_in_flight=64):
         future.result()
 
-run = {"map": mapped, "stream": streamed}[sys.argv[1]]
-with temporary_settings(logging_level="WARNING"):
-    run(1000)
-    before = peak()
-    run(int(sys.argv[2]))
-    after = peak()
-print((after - before) * 1024 / int(sys.argv[2]))
+run(1000)
 """
 
-POOL = """
+THREADS = """
 import sys
+from benchmarks.work import nothing
 from concurrent.futures import ThreadPoolExecutor
-
-def noop(x): return None
 
 def run(items):
     with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(noop, i) for i in range(items)]
+        futures = [pool.submit(nothing, i) for i in range(items)]
         for future in futures: future.result()
 
 run(1000)
-before = peak()
-run(int(sys.argv[2]))
-after = peak()
-print((after - before) * 1024 / int(sys.argv[2]))
+"""
+
+LOKY = """
+import sys
+from benchmarks.work import nothing
+from loky import ProcessPoolExecutor
+
+pool = ProcessPoolExecutor(2)
+
+def run(items):
+    futures = [pool.submit(nothing, i) for i in range(items)]
+    for future in futures: future.result()
+
+run(1000)
+"""
+
+DASK = """
+import sys
+from benchmarks.work import nothing
+from distributed import Client
+
+client = Client(sys.argv[2])
+
+def run(items): client.gather(client.map(nothing, range(items), pure=False))
+
+run(100)
 """
 
 
-def bytes_an_item(program: str, kind: str, items: int) -> float:
+def bytes_an_item(program: str, items: int, where: str = "") -> float:
     """Return by how much the peak of a fresh process grew, for each item."""
-    command = [sys.executable, "-c", PEAK + program, kind, str(items)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK + program + MEASURE, str(items), where],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": root, "PENSTOCK_LOGGING_LEVEL": "WARNING"},
+    )
+    return float(done.stdout)
 
 
-def compared(course: Course, kind: str, limit: float) -> None:
+def compared(
+    course: Course,
+    program: str,
+    where: str,
+    floor_program: str,
+    limit: float | None,
+    *,
+    floor_items: int = 100_000,
+) -> None:
     items = course.size(100_000)
-    ours = course.record(lambda: bytes_an_item(PROGRAM, kind, items))
-    floor = bytes_an_item(POOL, kind, items)
+    ours = course.record(lambda: bytes_an_item(program, items, where))
+    floor = bytes_an_item(floor_program, course.size(floor_items), where)
     course.note(ours, floor, None, "bytes an item")
-    if not course.is_smoke:
+    if not course.is_smoke and limit is not None:
         assert ours <= limit
 
 
 def test_map_memory(course: Course) -> None:
-    """Peak memory of the driver, a map of 100 000; floor: ThreadPoolExecutor."""
-    compared(course, "map", MAP_LIMIT_BYTES)
+    """Peak memory of the driver, a map of 100 000 on threads; floor: ThreadPoolExecutor."""
+    compared(course, OURS + MAP, "thread:2", THREADS, MAP_LIMIT_BYTES)
 
 
 def test_stream_memory(course: Course) -> None:
     """The same from an iterator, 64 in flight; floor: ThreadPoolExecutor."""
-    compared(course, "stream", STREAM_LIMIT_BYTES)
+    compared(course, OURS + STREAM, "thread:2", THREADS, STREAM_LIMIT_BYTES)
+
+
+def test_map_memory_on_processes(course: Course) -> None:
+    """Peak memory of the driver, a map of 100 000 on processes; floor: loky, 20 000."""
+    compared(course, OURS + MAP, "process:2", LOKY, None, floor_items=20_000)
+
+
+def test_map_memory_on_dask(course: Course, cluster_address: str) -> None:
+    """Peak memory of the driver, a map of 100 000 on Dask; floor: client.map, 5 000."""
+    program = OURS + MAP.replace("sys.argv[2]", "'dask:' + sys.argv[2]")
+    compared(course, program, cluster_address, DASK, None, floor_items=5_000)

@@ -95,18 +95,6 @@ def test_round_trip(course: Course) -> None:
     course.against(floor, lambda: submit_one_by_one(items), items=items, target=None)
 
 
-def test_map_of_100_000(course: Course) -> None:
-    """Time an item in a map of 100 000; floor: in a map of 1 000, 100 times."""
-    small = course.size(1_000)
-
-    def floor() -> None:
-        for _ in range(100):
-            map_all(small)
-
-    items = small * 100
-    course.against(floor, lambda: map_all(items), items=items, target=1.3, rounds=3)
-
-
 def test_fan_in(course: Course) -> None:
     """10 000 results into one task; floor: gathering them from ThreadPoolExecutor."""
     items = course.size(10_000)

@@ -1,5 +1,7 @@
 """The process runner beside loky's executor, at the runner's level: no engine, no states.
 
+What a flow costs on it is in `test_process_flows`.
+
 `pytest benchmarks/test_processes.py`, or with `--smoke`, small and once.
 """
 
@@ -64,7 +66,7 @@ def this_module_by_value() -> Iterator[None]:
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
     bench = Bench()
     bench.warm_up()
@@ -72,7 +74,7 @@ def bench() -> Iterator[Bench]:
     bench.runner.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def executor() -> Iterator[Any]:
     executor = loky.ProcessPoolExecutor(WORKERS)
     list(executor.map(time.sleep, [0.2] * WORKERS))
@@ -132,29 +134,6 @@ def test_round_trip(course: Course, bench: Bench, executor: Any) -> None:
             bench.take()
 
     course.against(floor, ours, items=items, target=0.5)
-
-
-def burn(seconds: float) -> None:
-    """Use the CPU for so long, of this process's own time: other load on the machine adds."""
-    end = time.process_time() + seconds
-    while time.process_time() < end:
-        pass
-
-
-def test_real_work(course: Course, bench: Bench, executor: Any) -> None:
-    """Process runner, 64 x 50 ms of CPU on 2 workers; floor: loky in 2 equal chunks."""
-    items = 4 if course.is_smoke else 64
-
-    def floor() -> None:
-        list(executor.map(burn, [0.05] * items, chunksize=items // WORKERS))
-
-    def ours() -> None:
-        for _ in range(items):
-            bench.submit(burn, 0.05)
-        for _ in range(items):
-            bench.take()
-
-    course.against(floor, ours, items=items, target=None, rounds=3)
 
 
 class Block:

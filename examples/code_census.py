@@ -7,9 +7,14 @@ are reduced to a ranked report, on the terminal and as JSON and Markdown in `cen
     penstock run examples/code_census.py --root ~/src --runner thread:4
     python examples/code_census.py
 
+What is found in a text is kept under a hash of the text, so that a second census parses the files
+that have changed and no others. `penstock cache stats` counts what is kept, `--no-cache` does not
+look at it, and `penstock cache rm --task measure_file` makes the next census measure anew.
+
 The analysis itself is in `census/`, next to this file, and knows nothing of Penstock.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +28,22 @@ from census.terminal import as_tables
 from rich.console import Console
 
 from penstock import flow, task, unmapped
+from penstock.cache_policies import INPUTS, NO_CACHE, TASK_SOURCE_DEEP, CachePolicy
 from penstock.futures import PenstockFuture
 from penstock.states import State
+
+
+class PythonVersion(CachePolicy):
+    """What a text parses to depends on the Python that parses it."""
+
+    def compute_key(self, *_: Any, **__: Any) -> str:
+        """Return the version whose grammar counts."""
+        return "{}.{}".format(*sys.version_info)
+
+
+# The text counts and not its path: a file that moved is the same, and one that was changed and
+# has its old time again is not. So does the code in `census/`, by which the text is looked at.
+BY_CONTENT = INPUTS + TASK_SOURCE_DEEP + PythonVersion()
 
 
 def could_not_read(state: State[Any]) -> bool:
@@ -44,14 +63,15 @@ def read_source(root: Path, path: str) -> str:
     return read(root / path)
 
 
-@task
+# Failures are not kept: a file that does not parse is tried again.
+@task(cache_policy=BY_CONTENT)
 def measure_file(text: str) -> FileMeasure:
     """Count what its functions are made of."""
     return measure(text)
 
 
 # Takes the text and nothing else: what it finds is true of the text, wherever the file may be.
-@task
+@task(cache_policy=BY_CONTENT)
 def fingerprint_file(text: str) -> tuple[FunctionPrint, ...]:
     """Make its functions comparable, whatever they are called."""
     return fingerprint(text)
@@ -78,6 +98,7 @@ def code_census(
     top: int = 20,
     min_lines: int = 5,
     include_tests: bool = False,
+    cache: bool = True,
 ) -> Census:
     """Take a census of a tree of Python code.
 
@@ -87,6 +108,7 @@ def code_census(
         top: How many rows each ranking has.
         min_lines: How long a function must be to count as a duplicate.
         include_tests: Look into folders of tests, too.
+        cache: Take what an earlier census found in equal texts, and keep what this one finds.
     """
     if top < 1 or min_lines < 1:
         raise ValueError(f"top={top} and min_lines={min_lines} must both be 1 or more.")
@@ -97,8 +119,9 @@ def code_census(
     print(f"{len(listing.files)} files below {folder}")
 
     texts = read_source.map(unmapped(folder), listing.files)
-    measuring = measure_file.map(texts)
-    fingerprinting = fingerprint_file.map(texts)
+    policy = BY_CONTENT if cache else NO_CACHE
+    measuring = measure_file.with_options(cache_policy=policy).map(texts)
+    fingerprinting = fingerprint_file.with_options(cache_policy=policy).map(texts)
 
     measures: dict[str, FileMeasure] = {}
     prints: dict[str, tuple[FunctionPrint, ...]] = {}
@@ -110,6 +133,9 @@ def code_census(
             measures[path], prints[path] = measured.result(), fingerprinted.result()
         else:
             skipped.append(Skipped(path, reason(failure)))
+
+    parsed = sum(not was_cached(*steps) for steps in zip(measuring, fingerprinting, strict=True))
+    print(f"{parsed} files parsed, {len(listing.files) - parsed} found in the cache")
 
     groups = find_duplicates(prints, min_lines)
     census = rank(measures, groups, skipped, top=top)
@@ -130,6 +156,11 @@ def first_failure(*steps: PenstockFuture[Any]) -> BaseException | None:
         step.wait()
     failures = [step.state.exception() for step in steps]
     return next((failure for failure in failures if failure is not None), None)
+
+
+def was_cached(*steps: PenstockFuture[Any]) -> bool:
+    """Return whether all that was asked about one file was known already."""
+    return all(step.state.name == "Cached" for step in steps)
 
 
 def reason(failure: BaseException) -> str:

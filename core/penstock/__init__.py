@@ -7,6 +7,8 @@ first asked for, so that a worker, which needs `penstock.worker` only, is there 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from penstock._version import __version__
+
 if TYPE_CHECKING:
     from penstock.annotations import allow_failure, opaque, quote, unmapped
     from penstock.context import tags
@@ -23,9 +25,8 @@ if TYPE_CHECKING:
     )
     from penstock.states import State
     from penstock.tasks import Task, task
+    from penstock.transactions import Transaction
     from penstock.unsupported import adeploy, aserve, deploy, get_client, serve
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Flow",
@@ -33,6 +34,7 @@ __all__ = [
     "PenstockFutureList",
     "State",
     "Task",
+    "Transaction",
     "__version__",
     "adeploy",
     "allow_failure",
@@ -73,6 +75,7 @@ _HOMES = {
     ),
     "states": ("State",),
     "tasks": ("Task", "task"),
+    "transactions": ("Transaction",),
     "unsupported": ("adeploy", "aserve", "deploy", "get_client", "serve"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

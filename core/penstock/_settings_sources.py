@@ -23,7 +23,7 @@ PREFIX = "PENSTOCK_"
 PREFIXES = (PREFIX, "PREFECT_")
 INTERNAL_PREFIX = "PENSTOCK__"
 """Variables of Penstock's own, between its processes; never settings."""
-TABLES = ("tasks", "flows", "logging")
+TABLES = ("tasks", "flows", "logging", "results")
 """First words of setting names that are tables in a file."""
 SINGULAR = {"tasks_": "task_", "flows_": "flow_"}
 """Prefect's older spelling, `TASK_DEFAULT_RETRIES`, which its documentation still uses."""

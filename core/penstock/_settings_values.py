@@ -111,6 +111,10 @@ def _level(value: Any) -> Any:
     return text
 
 
+def _text(takes: str) -> Kind:
+    return Kind(Annotated[str, Field(min_length=1)], takes, _plain)
+
+
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 _COUNT = Kind(Annotated[int, Field(ge=0)], "a whole number, 0 or more", _number)
@@ -132,6 +136,10 @@ KINDS: dict[str, Kind] = {
     "tasks_default_retries": _COUNT,
     "tasks_default_retry_delay_seconds": _DELAYS,
     "tasks_default_timeout_seconds": _TIMEOUT,
+    "tasks_refresh_cache": _YES_NO,
+    "tasks_default_no_cache": _YES_NO,
+    "tasks_disable_caching": _YES_NO,
+    "results_persist_by_default": _YES_NO,
     "tasks_crash_retries": _COUNT,
     "flows_default_retries": _COUNT,
     "flows_default_retry_delay_seconds": _DELAYS,
@@ -143,6 +151,17 @@ KINDS: dict[str, Kind] = {
     "logging_format": Kind(Literal["text", "json"], "text or json", _word),
     "logging_log_prints": _YES_NO,
     "logging_task_created_level": _LEVEL,
+    "results_local_storage_path": _text("a folder, or a URL such as s3://bucket/results"),
+    "results_default_serializer": _text("the name of a serializer, such as pickle or json"),
+    "results_signing_key": Kind(
+        Annotated[str | None, Field(min_length=1)], "text, or is left out", lambda value: value
+    ),
+    "results_allow_shared_folder": _YES_NO,
+    "results_max_bytes": Kind(
+        Annotated[int | None, Field(ge=0)],
+        "a whole number of bytes, 0 or more, or none",
+        lambda value: _none_word(_number(value)),
+    ),
     "task_runner": Kind(
         Annotated[str | None, Field(min_length=1)],
         "the name of a task runner, such as thread, process:4 or dask, or none",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import pickle
 import time
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from penstock.worker.calling import call
 
@@ -121,7 +121,10 @@ class KeptResult(abc.ABC):
         nbytes: about how large the value is, in bytes.
         runner: who keeps it.
         producer: what the engine notes, to make the value again should it be lost.
+        is_read_anew: it is not to be kept in memory once it was fetched.
     """
+
+    is_read_anew: ClassVar[bool] = False
 
     def __init__(self, nbytes: int, runner: Any) -> None:
         self.nbytes: int = nbytes

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import cloudpickle
 
+from penstock.worker.packing import is_by_value
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
@@ -88,11 +90,6 @@ class ByValue:
             while self._registered:
                 cloudpickle.unregister_pickle_by_value(self._registered.pop())
         _registry_lock.release()
-
-
-def is_by_value(module: str) -> bool:
-    """Whether what a module defines is pickled by value just now."""
-    return module == "__main__" or _is_within(module, cloudpickle.list_registry_pickle_by_value())
 
 
 def _is_within(module: str, names: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import itertools
 import types
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, TypeVar, cast
 
@@ -43,6 +44,7 @@ class Definition(Generic[P, R_co]):
 
     kind: ClassVar[Literal["task", "flow"]]
     _option_names: ClassVar[type]
+    _run_name: RunName | None
 
     def __init__(self, fn: Callable[P, R_co], options: Mapping[str, Any]) -> None:
         owner = f"@{self.kind}"
@@ -124,7 +126,8 @@ class Definition(Generic[P, R_co]):
                     f"{self.kind} {self.name!r} takes an argument {name!r}, which is an option of "
                     "the call itself; give the argument another name"
                 )
-        self.signature = signature
+        self.signature: inspect.Signature = signature
+        self._method_signature: inspect.Signature = signature
         self._binder = compile_binder(signature, getattr(fn, "__name__", self.name))
         self._method_binder: Callable[..., dict[str, Any]] | None = None
 
@@ -135,6 +138,21 @@ class Definition(Generic[P, R_co]):
             TypeError: the function cannot be called like this.
         """
         return self._binder(*args, **kwargs)
+
+    def bound_to(self) -> dict[str, Any]:
+        """Return what a method is bound to, by the name it has in the function."""
+        if self._unbound is None:
+            return {}
+        (name,) = itertools.islice(self._unbound.signature.parameters, 1)
+        return {name: self._instance}
+
+    def _check_call(self, return_state: bool) -> None:
+        """Refuse to give the state of a run that begins when the caller's loop does."""
+        if return_state and self.is_generator:
+            raise TypeError(
+                f"{self.kind} {self.name!r} is a generator, run by going through it: there is no "
+                "final state to return when it is called; for that use .submit(...)"
+            )
 
     def carried(self, run: Run) -> Callable[..., Any]:
         """Return what a worker calls for an attempt of this run."""
@@ -152,6 +170,12 @@ class Definition(Generic[P, R_co]):
             return run_name
         return lambda parameters: run_name({**parameters.get(rest, {}), **parameters})
 
+    def __copy__(self) -> Self:
+        """Return another of the same function and options; `__reduce__` is for other processes."""
+        copied = type(self).__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
     # --- to other processes ------------------------------------------------------------
 
     def __reduce__(self) -> str | tuple[Any, ...]:
@@ -164,11 +188,25 @@ class Definition(Generic[P, R_co]):
         module, name = self.__module__, cast("Any", self).__qualname__
         if not is_by_value(module) and look_up(module, name) is self:
             return cast("str", name)
-        options = {name: value for name, value in self.options.items() if name != "task_runner"}
-        for option, state_type in HOOK_OPTIONS.items():
-            if state_type in self._hooks:
-                options[option] = list(self._hooks[state_type])
+        options = {**self.options, **self._hooks_by_option()}
+        options.pop("task_runner", None)
         return _made_again, (type(self), self._descriptor or self.fn, options)
+
+    def _hooks_by_option(self) -> dict[str, Any]:
+        """Return all hooks, those of decorators included."""
+        return {
+            option: list(self._hooks[state_type])
+            for option, state_type in HOOK_OPTIONS.items()
+            if state_type in self._hooks
+        }
+
+    def __stable_hash__(self) -> tuple[Any, ...]:
+        """Be known, as an argument in a cache key, by name and as a function is."""
+        return self.kind, self.name, self.fn
+
+    def _qualified_name(self) -> str:
+        fn: Any = self.fn
+        return str(getattr(fn, "__qualname__", type(fn).__qualname__))
 
     # --- methods -----------------------------------------------------------------------
 
@@ -192,10 +230,15 @@ class Definition(Generic[P, R_co]):
             shortened = self.signature.replace(
                 parameters=parameters[1:] if takes_self else parameters
             )
+            self._method_signature = shortened
             self._method_binder = compile_binder(shortened, getattr(self.fn, "__name__", self.name))
+        bound.signature = self._method_signature
         bound._binder = self._method_binder
         bound._instance = instance
         bound._unbound = self
+        if (run_name := self._run_name) is not None:  # it may ask for `{self.path}`
+            myself = bound.bound_to()
+            bound._run_name = lambda parameters: run_name({**myself, **parameters})
         bound._descriptor = None
         return bound
 
@@ -204,11 +247,7 @@ class Definition(Generic[P, R_co]):
     def _changed(self, options: Mapping[str, Any]) -> Self:
         """Return a copy with these options changed; hooks added by decorator stay."""
         changes = checked_options(options, self._option_names, f"{self.kind}.with_options()")
-        merged = {**self.options, **changes}
-        for option, state_type in HOOK_OPTIONS.items():
-            if option not in changes and state_type in self._hooks:
-                merged[option] = list(self._hooks[state_type])
-        changed = type(self)(self.fn, **merged)
+        changed = type(self)(self.fn, **{**self.options, **self._hooks_by_option(), **changes})
         if self._instance is not _NOT_BOUND:
             changed._binder = self._binder
             changed._instance = self._instance

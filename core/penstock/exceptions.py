@@ -8,6 +8,8 @@
     │   │   └── NameTemplateError             a run-name template that cannot be filled in
     │   ├── ParameterTypeError (TypeError)    a flow parameter does not fit its annotation
     │   ├── UnhashableInputError (TypeError)  a cache key needs a value that has no stable hash
+    │   ├── SerializationError (TypeError)    a result cannot be stored by its serializer
+    │   ├── UnsafeStorageError (PermissionError)   results are where others could change them
     │   ├── MappingLengthMismatch (ValueError)     `.map()` over iterables of unequal length
     │   ├── MappingMissingIterable (ValueError)    `.map()` with nothing to map over
     │   ├── MissingContextError (RuntimeError)     asked for a run where there is none
@@ -58,12 +60,14 @@ __all__ = [
     "ReservedArgumentError",
     "RunnerBroken",
     "RunnerCannotError",
+    "SerializationError",
     "SettingsError",
     "TaskRunTimeoutError",
     "TaskRunnerNotFound",
     "UnfinishedRun",
     "UnhashableInputError",
     "UnobservedFailureError",
+    "UnsafeStorageError",
     "UpstreamTaskError",
     "WorkerLost",
 ]
@@ -98,6 +102,14 @@ class ParameterTypeError(PenstockError, TypeError):
 
 class UnhashableInputError(PenstockError, TypeError):
     """Part of a cache key has no stable hash; the message says which, and three ways out."""
+
+
+class SerializationError(PenstockError, TypeError):
+    """A value cannot be turned into bytes, and back, by the serializer chosen for it."""
+
+
+class UnsafeStorageError(PenstockError, PermissionError):
+    """Other users could change the stored results; reading one may run what they put there."""
 
 
 class MappingLengthMismatch(PenstockError, ValueError):

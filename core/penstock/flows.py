@@ -26,7 +26,7 @@ from penstock import names, settings
 from penstock.context import TAGS, current_run, require_flow_run
 from penstock.definitions import Definition
 from penstock.engine import interrupts
-from penstock.engine.arguments import look_through, put_values
+from penstock.engine.arguments import look_through, prerequisites, put_values, tolerated
 from penstock.engine.async_direct import drive_async
 from penstock.engine.direct import drive
 from penstock.engine.driver import Engine
@@ -34,14 +34,21 @@ from penstock.engine.flow_run import flow_run as flow_life
 from penstock.engine.lineage import Ledger
 from penstock.engine.streams import iterate, iterate_async
 from penstock.engine.visiting import engine_for
-from penstock.exceptions import DefinitionError, NotSupportedError
+from penstock.exceptions import NotSupportedError
 from penstock.futures import PenstockFuture
 from penstock.hooks import finish
 from penstock.logging import configure, prepare_to_log, run_logger
-from penstock.options import FlowOptions, checked_tags, checked_timeout, checked_variables
+from penstock.options import (
+    FlowOptions,
+    checked_exit,
+    checked_limit,
+    checked_tags,
+    checked_timeout,
+    checked_variables,
+)
 from penstock.parameters import ParameterCheck
 from penstock.retries import RetryPolicy
-from penstock.runner_choice import carrier_for, choose, describe
+from penstock.runner_choice import carrier_for, choose, describe, handle_for
 from penstock.runs import FlowRun, Plan
 from penstock.states import State, StateType
 
@@ -94,12 +101,9 @@ class Flow(Definition[P, R_co]):
         self.timeout_seconds: float | None = checked_timeout(get("timeout_seconds"), owner)
         self._retry_policy(settings.Settings())  # an impossible option is refused here
         self._propagate = checked_variables(get("propagate"), owner)
-        limits = get("tag_limits") or {}
-        for tag, limit in limits.items():
-            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-                raise DefinitionError(
-                    f"{owner}: the limit of tag {tag!r} is a whole number >= 1, not {limit!r}"
-                )
+        for tag, limit in (get("tag_limits") or {}).items():
+            checked_limit(limit, f"the limit of tag {tag!r}", owner)
+        self._on_exit: Literal["wait", "cancel"] = checked_exit(get("on_exit"), owner)
         self._run_name = self._compiled_run_name(get("flow_run_name"), owner)
         checks = get("validate_parameters")
         self._check = ParameterCheck(self.fn, self.signature, self.name)
@@ -148,6 +152,7 @@ class Flow(Definition[P, R_co]):
             is_async=self.is_async,
             is_generator=self.is_generator,
             propagate=self._propagate + (() if parent is None else parent.plan.propagate),
+            on_exit=self._on_exit,
         )
 
     def validate_parameters(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,9 +202,11 @@ class Flow(Definition[P, R_co]):
 
         Raises:
             TypeError: the function cannot be called like this; no run has begun.
+            TaskRunnerNotFound: its task runner cannot be had; no run has begun.
             UnobservedFailureError: runs inside failed, and nobody looked at them.
             BaseException: whatever the function raised in its last attempt, untouched.
         """
+        self._check_call(return_state)
         run = self._new_run(args, kwargs, wait_for)
         run.seen = True
         if self.is_generator:
@@ -214,7 +221,9 @@ class Flow(Definition[P, R_co]):
             with interrupts.catching_ctrl_c(engine.loop.nudge):
                 state = drive(run)
         finally:
-            engine.close()
+            # After Ctrl-C what runs in threads was told to stop: it may clean up for a moment.
+            interrupted = isinstance(run.interrupt, KeyboardInterrupt)
+            engine.close(engine.settings.cancel_grace_seconds if interrupted else 0.0)
         return state if return_state else outcome_of(run, state)
 
     @overload
@@ -262,9 +271,10 @@ class Flow(Definition[P, R_co]):
             engine = engine_for(parent)
             if engine.sole_runner is not None:  # in a worker elsewhere
                 now = engine.settings
+        wait_for = prerequisites(wait_for)
         seen = look_through(parameters, around, wait_for)
         if seen is None and self._checks_parameters:
-            args, kwargs = self._check.arguments(args, kwargs, parameters)
+            args, kwargs = self._check.arguments(args, kwargs, parameters, self.signature)
         plan = self.plan(now, around, TAGS.get())
         run = FlowRun(plan, engine, around, parent, args, kwargs, engine.clock.time(), names.slug())
         if seen is not None:
@@ -272,21 +282,31 @@ class Flow(Definition[P, R_co]):
             if has_marks and not run.upstream:
                 run.args = tuple(put_values(value) for value in args)
                 run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
+            if wait_for is not None:
+                run.tolerates = frozenset(tolerated(wait_for))
         run.ledger = Ledger()
         prepare_to_log(run, now)
         choice = choose(self.name, self.options.get("task_runner"), self._runner_by_call)
         if around is not None and choice.reason == "the default":
             run.task_runner, run.runner_reason = around.task_runner, "that of the flow around it"
         else:
-            run.task_runner, run.runner_reason = choice
+            run.task_runner, run.runner_reason = choice.spec, choice.reason
+        # A runner that cannot be had is refused before there is work.
+        runner = handle_for(None, run, engine).runner
         if is_submitted:
             run.plan = dataclasses.replace(plan, runner=carrier_for(around, engine))
         engine.count_in(run)
         run.life = flow_life(run, engine.rng, now.flows_unobserved_failures, self._start_at)
         _engine_log.info("Created flow run %r for flow %r", run.name, self.name)
-        if _flow_log.isEnabledFor(logging.DEBUG):
-            run_logger(run).debug(
-                "Task runner %s: %s", describe(run.task_runner), run.runner_reason
+        # What stands in the code, or is the default, goes without saying; a configuration does not.
+        level = logging.DEBUG if choice.is_expected else logging.INFO
+        if _flow_log.isEnabledFor(level):
+            run_logger(run).log(
+                level,
+                "Task runner %s (%s): %s",
+                describe(run.task_runner),
+                runner.summary(),
+                run.runner_reason,
             )
         return run
 

@@ -11,7 +11,7 @@ from penstock.states import State, StateType
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from penstock.runs import Run
 
@@ -126,7 +126,8 @@ class PenstockFuture(Generic[R_co]):
         """Wait until the run is over, at most `timeout` seconds. Raises nothing for a failure.
 
         Raises:
-            FutureCycleError: the run that asks is one that this future waits for.
+            FutureCycleError: the run that asks is one that this future waits for, or a coroutine
+                that blocks the event loop this future needs.
         """
         run = self.run
         if not run.state.is_final():
@@ -181,7 +182,9 @@ class PenstockFuture(Generic[R_co]):
             try:
                 return state.value()
             except LookupError:
-                if not isinstance(kept, KeptResult) or self.run.engine.loop.is_closed:
+                if not isinstance(kept, KeptResult) or kept.is_read_anew:
+                    raise
+                if self.run.engine.loop.is_closed:
                     raise
             self.run.engine.recover(self.run)
             state = self.run.state
@@ -370,8 +373,14 @@ def submitted_around(run: Run | None) -> Run | None:
     return run
 
 
-def check_cycle(asking: Run, wanted: Sequence[Run]) -> None:
-    """Refuse to make a submitted run wait for itself."""
+def check_cycle(asking: Run, wanted: Sequence[Run], loop_holders: Mapping[Any, Run]) -> None:
+    """Refuse to make a submitted run wait for itself.
+
+    Args:
+        asking: the run whose code is about to wait.
+        wanted: what it waits for.
+        loop_holders: by the handle of their runner, the runs that block an event loop meanwhile.
+    """
     stack, seen = list(wanted), set[int]()
     while stack:
         run = stack.pop()
@@ -385,3 +394,16 @@ def check_cycle(asking: Run, wanted: Sequence[Run]) -> None:
         seen.add(id(run))
         stack.extend(run.upstream)
         stack.extend(run.waits_on)
+        making = getattr(run, "making", None)
+        if making is not None:  # by an equal run, or by itself
+            stack.append(making.maker)
+        if run.plan.is_async and not run.is_flow_run:
+            holder = loop_holders.get(run.plan.runner)
+            if holder is asking:
+                raise FutureCycleError(
+                    f"{asking.name!r} would wait for ever: it asked for the result of "
+                    f"{wanted[0].name!r} and blocks the event loop that {run.name!r} needs; "
+                    "`await` the future instead"
+                )
+            if holder is not None:
+                stack.append(holder)

@@ -137,7 +137,7 @@ def replay(record: tuple[Any, ...], run: Run | None, worker: str) -> None:
     fields: dict[str, Any] = {} if run is None else _fields_of(run)
     fields["worker"] = worker
     if extra is not None:
-        fields.update(pickle.loads(extra))
+        fields.update(_loaded(extra))
     fields.update(
         name=name,
         levelno=level,
@@ -156,7 +156,19 @@ def replay(record: tuple[Any, ...], run: Run | None, worker: str) -> None:
         exc_text=error,
         stack_info=stack,
     )
-    logger.handle(logging.makeLogRecord(fields))
+    made = logging.makeLogRecord(fields)
+    try:
+        logger.handle(made)
+    except Exception:  # noqa: BLE001  (a filter of the user's; the run that said it goes on)
+        _console.handleError(made)
+
+
+def _loaded(extra: bytes) -> dict[str, Any]:
+    try:
+        fields: dict[str, Any] = pickle.loads(extra)
+    except Exception as error:  # noqa: BLE001  (user code; the line must not be lost for it)
+        return {"extra_lost": f"it could not be unpickled here: {error!r}"}
+    return fields
 
 
 class _LazyId:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from penstock.annotations import Annotation, allow_failure
 from penstock.attempt import Siblings
+from penstock.engine.arguments import prerequisites
 from penstock.exceptions import MappingLengthMismatch, MappingMissingIterable
 from penstock.futures import PenstockFuture, PenstockFutureList, wait
 from penstock.options import OnError
@@ -67,7 +68,7 @@ class MappedCall:
         chunk: int,
     ) -> None:
         self.task = task
-        self.wait_for = wait_for
+        self.wait_for: Any = prerequisites(wait_for)
         self.group = group
         self.args: list[Any] = list(args)
         self.kwargs: dict[str, Any] = dict(kwargs)
@@ -230,6 +231,12 @@ class FutureStream(PenstockFutureList[R]):
     def __next__(self) -> PenstockFuture[R]:
         return next(iter(self))
 
+    def __getitem__(self, index: Any) -> Any:
+        raise TypeError(
+            f"{self!r} is gone through once, in order, and keeps nothing: use a for loop, "
+            "list(...), or map over a list to begin with"
+        )
+
     def __len__(self) -> int:
         return len(self._ahead)
 
@@ -247,8 +254,12 @@ class FutureStream(PenstockFutureList[R]):
 
     def cancel(self, kill: bool = False) -> bool:
         """Pull no more, and cancel what is ahead."""
-        self._exhausted = True
+        self.pull_no_more()
         return PenstockFutureList(self._ahead).cancel(kill)
+
+    def pull_no_more(self) -> None:
+        """Take what was pulled so far for all there is."""
+        self._exhausted = True
 
     def flow_ends(self) -> None:
         """The flow's body is over: see the class for what becomes of the rest."""

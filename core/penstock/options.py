@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from penstock.annotations import NotSetType
+from penstock.engine.rates import parse_rate
 from penstock.exceptions import DefinitionError
 from penstock.states import StateType
 from penstock.task_runners import TaskRunner
@@ -101,8 +102,17 @@ class TaskOptions(TypedDict, total=False):
     timeout: Literal["hard"] | NotSetType | None
     """``"hard"``: `timeout_seconds` must hold whatever the function does; a runner that cannot
     see to that refuses the task when it is submitted."""
+    max_concurrency: int | NotSetType | None
+    """How many runs of the task may be under way at once, inside of one root run. Copies made by
+    `with_options` count, too, but for those with another limit; a run inside of one that has a
+    place shares it. Who waits holds no worker."""
+    rate_limit: str | float | NotSetType | None
+    """How often attempts may start: ``"10/s"``, ``"100/m"``, ``"1000/h"``, or a number a second.
+    In any time of `t` seconds, inside of one root run, at most `rate * t` start and a burst more:
+    as many as the whole starts of one second, and at least one. Who waits holds no worker."""
     resources: Mapping[str, float] | NotSetType | None
-    """What each run needs of what workers have, such as ``{"GPU": 1}``."""
+    """What each submitted run needs of what workers have, such as ``{"GPU": 1}``. What it got is
+    in ``penstock.runtime.task_run.resources``."""
     workers: str | Iterable[str] | NotSetType | None
     """Names or addresses of the workers that may run it, where a runner tells them apart."""
     propagate: Iterable[ContextVar[Any]] | NotSetType | None
@@ -168,6 +178,9 @@ class FlowOptions(TypedDict, total=False):
     """Context variables whose values go along to workers in other processes."""
     tag_limits: Mapping[str, int] | NotSetType | None
     """How many runs with a tag may run at once inside of this flow."""
+    on_exit: Literal["wait", "cancel"] | NotSetType | None
+    """What happens to submitted runs that are not over when the flow's function is: ``"wait"``
+    waits for them, ``"cancel"`` cancels all that the flow's result does not need."""
 
 
 def checked_options(given: Mapping[str, Any], known: type, owner: str) -> dict[str, Any]:
@@ -217,6 +230,37 @@ def checked_count(value: object, option: str, owner: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise DefinitionError(f"{owner}: {option} is a whole number >= 0, not {value!r}")
     return value
+
+
+def checked_limit(value: object, option: str, owner: str) -> int | None:
+    """Return how many may run at once; None is no limit."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise DefinitionError(f"{owner}: {option} is a whole number >= 1, not {value!r}")
+    return value
+
+
+def checked_rate(value: object, owner: str) -> float | None:
+    """Return starts a second; None is no limit."""
+    if value is None:
+        return None
+    try:
+        return parse_rate(value)
+    except ValueError as error:
+        raise DefinitionError(f"{owner}: rate_limit: {error}") from None
+
+
+def checked_exit(value: object, owner: str) -> Literal["wait", "cancel"]:
+    """Return what a flow does with runs that are not over at its end."""
+    if value == "detach":
+        raise DefinitionError(
+            f'{owner}: on_exit="detach" cannot be had: the engine that drives submitted runs ends '
+            "with the flow run. Submit from the flow around this one, or start a process of its "
+            "own for what is to go on"
+        )
+    chosen: Literal["wait", "cancel"] = checked_choice(value, "on_exit", ("wait", "cancel"), owner)
+    return chosen
 
 
 def checked_variables(value: Any, owner: str) -> tuple[ContextVar[Any], ...]:

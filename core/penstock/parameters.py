@@ -33,9 +33,19 @@ class ParameterCheck:
         self._adapters: dict[str, Any] = {}
 
     def arguments(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], parameters: Mapping[str, Any]
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+        signature: inspect.Signature,
     ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """Return the arguments of a call with the coerced values in place.
+
+        Args:
+            args: as the call has them.
+            kwargs: as the call has them.
+            parameters: the same by name, defaults included.
+            signature: of what is called: a bound method has one parameter less.
 
         Raises:
             ParameterTypeError: a parameter does not fit its annotation.
@@ -43,7 +53,7 @@ class ParameterCheck:
         checked = self.checked(parameters)
         if all(checked[name] is value for name, value in parameters.items()):
             return args, kwargs
-        bound = self._signature.bind(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
         bound.arguments.update(checked)
         return bound.args, bound.kwargs
 

@@ -12,6 +12,7 @@ import inspect
 import pickle
 import time
 import uuid
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from penstock.attempt import RemoteError
@@ -36,8 +37,15 @@ __all__ = ["description_of", "revived", "settings_of", "standing_in", "tags_arou
 class _Elsewhere:
     """Stands for a task or flow that is defined in another process."""
 
-    def __init__(self, name: str, version: str | None, bind: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: str | None,
+        bind: Callable[[], dict[str, Any]],
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self.name = name
+        self.options = options
         self.version = version
         self._bind = bind
 
@@ -65,7 +73,14 @@ class Parameters(dict[str, Any]):
         raise KeyError(name)
 
 
-def _plan_of(subject: Any, name: str, tags: frozenset[str], *, log_prints: bool = False) -> Plan:
+def _plan_of(
+    subject: Any,
+    name: str,
+    tags: frozenset[str],
+    *,
+    log_prints: bool = False,
+    resources: Mapping[str, float] | None = None,
+) -> Plan:
     return Plan(
         subject=subject,
         name=name,
@@ -80,6 +95,7 @@ def _plan_of(subject: Any, name: str, tags: frozenset[str], *, log_prints: bool 
         retry_condition=None,
         is_async=False,
         is_generator=False,
+        resources=resources or {},
     )
 
 
@@ -96,11 +112,13 @@ def standing_in(here: Here) -> TaskRun:
         subject = _Elsewhere(name, None, lambda: _parameters_of(here))
         tags = frozenset(shared.get("tags", ()))
         log_prints = bool(shared.get("log_prints"))
-        plan = _plan_of(subject, name, tags, log_prints=log_prints)
-        identity, own_name, run_count, number, inputs = here.own
+        identity, own_name, run_count, number, inputs, resources = here.own
+        amounts = {name: amount for name, amount, _ in resources}
+        plan = _plan_of(subject, name, tags, log_prints=log_prints, resources=amounts)
         run = TaskRun(plan, None, flow_run, flow_run, (), {}, now, number)
-        run.take_identity(uuid.UUID(identity), own_name)
+        run.take_identity(uuid.UUID(int=identity), own_name)
         run.run_count = run_count
+        run.resources = {name: indices for name, _, indices in resources}
         run.task_inputs = {
             parameter: tuple(_known_by_id(source) for source in sources)
             for parameter, sources in inputs
@@ -131,10 +149,12 @@ def _flow_run_standing_in(fields: Mapping[str, Any]) -> FlowRun:
         if fields["parent_id"] != fields["root_id"]:
             around = _known_by_id(fields["parent_id"], around)
     parameters = Parameters(fields["parameters"])
-    subject = _Elsewhere(fields["flow_name"], fields["version"], lambda: parameters)
-    plan = _plan_of(subject, fields["flow_name"], frozenset(fields["tags"]))
+    options = {name: pickle.loads(value) for name, value in fields["options"].items()}
+    subject = _Elsewhere(fields["flow_name"], fields["version"], lambda: parameters, options)
+    tags = frozenset(fields["tags"])
+    plan = _plan_of(subject, fields["flow_name"], tags, log_prints=fields["log_prints"])
     run = FlowRun(plan, None, around, around, (), {}, fields["at"], fields["name"])
-    run.take_identity(uuid.UUID(fields["id"]), fields["name"])
+    run.take_identity(uuid.UUID(int=fields["id"]), fields["name"])
     run.run_count = fields["run_count"]
     if fields["scheduled_at"] is not None:
         at = fields["scheduled_at"]
@@ -144,11 +164,11 @@ def _flow_run_standing_in(fields: Mapping[str, Any]) -> FlowRun:
     return run
 
 
-def _known_by_id(identity: str, around: FlowRun | None = None) -> FlowRun:
+def _known_by_id(identity: int, around: FlowRun | None = None) -> FlowRun:
     """Return a run of which nothing but the id is known here."""
     plan = _plan_of(_Elsewhere("elsewhere", None, dict), "elsewhere", frozenset())
     run = FlowRun(plan, None, around, around, (), {}, time.time(), "elsewhere")
-    run.take_identity(uuid.UUID(identity), "elsewhere")
+    run.take_identity(uuid.UUID(int=identity), "elsewhere")
     return run
 
 

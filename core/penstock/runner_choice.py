@@ -25,6 +25,8 @@ class RunnerChoice(NamedTuple):
 
     spec: TaskRunnerSpec
     reason: str
+    is_expected: bool = False
+    """Who reads the flow's code would say so, too."""
 
 
 def choose(
@@ -47,10 +49,10 @@ def choose(
     if table is not None:
         return RunnerChoice(table, f"the table of flow {flow_name!r} in the project's file")
     if in_code is not None:
-        return RunnerChoice(in_code, "given in the code")
+        return RunnerChoice(in_code, "given in the code", is_expected=True)
     if configured is not None:
         return RunnerChoice(configured, source)
-    return RunnerChoice(DEFAULT_RUNNER, "the default")
+    return RunnerChoice(DEFAULT_RUNNER, "the default", is_expected=True)
 
 
 def describe(spec: Any) -> str:

@@ -7,27 +7,40 @@ them is decided by `engine.task_run` and `engine.flow_run`, and carried out by t
 from __future__ import annotations
 
 import dataclasses
+import os
+import random
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from penstock.failure_groups import FailureGroups
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
     import contextvars
     import datetime
     import itertools
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
     from contextvars import ContextVar
 
     from penstock.attempt import Siblings
     from penstock.engine.lineage import Ledger
+    from penstock.engine.rates import Rate
+    from penstock.engine.single_flight import Making
     from penstock.futures import PenstockFuture
+    from penstock.keeping import Keeping
     from penstock.retries import RetryPolicy
 
 __all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun"]
 
 _id_lock = threading.Lock()
+# Not `uuid.uuid4`: asking the kernel lets go of the GIL, which a submit in a loop then has to win
+# back from the runner's threads, and costs more than all the rest of a run's environment.
+_random = random.Random()
+if hasattr(os, "register_at_fork"):  # where there are no forks, nobody shares our seed
+    os.register_at_fork(after_in_child=_random.seed)
+_UUID_4 = (0x4 << 76) | (0x8 << 60)
+_RANDOM_BITS = ~((0xF << 76) | (0xC << 60))
 _NO_ARGUMENTS: Mapping[str, Any] = {}
 
 
@@ -86,7 +99,12 @@ class Plan:
     """The function goes to a worker as it is, with nothing around it."""
     runner: Any = None
     """The dispatcher's handle of the runner that submitted runs go to."""
-    limited_tags: tuple[str, ...] = ()
+    limits: tuple[Hashable, ...] = ()
+    """What an attempt needs a place of: limited tags, and the task's own limit."""
+    rate: Rate | None = None
+    """How often attempts may start."""
+    is_held: bool = False
+    """Limits, a rate or resources may hold attempts up; the driver asks nothing else of most."""
     propagate: tuple[ContextVar[Any], ...] = ()
     """Context variables whose values go along to workers elsewhere."""
     resources: Mapping[str, float] = dataclasses.field(default_factory=dict[str, float])
@@ -95,6 +113,10 @@ class Plan:
     """Where attempts may run, if not anywhere."""
     result_on: Literal["auto", "driver", "cluster"] = "auto"
     """Where results are to be, for a runner that can leave them with its workers."""
+    keeping: Keeping | None = None
+    """What is done with results; None is nothing."""
+    on_exit: Literal["wait", "cancel"] = "wait"
+    """What becomes of submitted runs when a flow's function is over."""
     refusal: str = ""
     """Why the runner cannot do what is asked; nothing may be submitted then."""
 
@@ -118,6 +140,7 @@ class Run:
         run_count: how many attempts have begun.
         parent: the run whose code made this one, or None.
         flow_run: the flow run it belongs to, or None.
+        tolerates: runs in its `wait_for` that may have failed: they stand under `allow_failure`.
         starting: the state to enter when the attempt at hand begins.
         hook_errors: how many of its hooks raised.
         children: the runs that its code has made, if it is a task run.
@@ -129,7 +152,7 @@ class Run:
     __slots__ = (
         "__weakref__",
         "_history",
-        "_id",
+        "_id_bits",
         "_name",
         "args",
         "attempt_id",
@@ -155,6 +178,7 @@ class Run:
         "siblings",
         "starting",
         "state",
+        "tolerates",
         "upstream",
         "waiters",
         "waits_on",
@@ -193,6 +217,7 @@ class Run:
         self.interrupt: BaseException | None = None
         self.starting: State[Any] | None = None
         self.upstream: Sequence[Run] = ()
+        self.tolerates: frozenset[Run] = frozenset()
         self.dependents: list[TaskRun | FlowRun] | None = None
         self.waiters: list[Waiter] | None = None
         self.callbacks: list[Callable[..., object]] | None = None
@@ -203,7 +228,7 @@ class Run:
         self.siblings: Siblings | None = None
         self.context: contextvars.Context | None = None
         self.life: Generator[Any, Any, State[Any]] | None = None
-        self._id: uuid.UUID | None = None
+        self._id_bits: int = 0
         self._name: str | None = None
 
     @property
@@ -217,13 +242,18 @@ class Run:
         return [pending, running, self.state]
 
     @property
-    def id(self) -> uuid.UUID:
-        """The run's id, made when first asked for."""
-        if self._id is None:
+    def id_bits(self) -> int:
+        """The run's id as a number, made when first asked for."""
+        if not self._id_bits:
             with _id_lock:
-                if self._id is None:
-                    self._id = uuid.uuid4()
-        return self._id
+                if not self._id_bits:
+                    self._id_bits = _random.getrandbits(128) & _RANDOM_BITS | _UUID_4
+        return self._id_bits
+
+    @property
+    def id(self) -> uuid.UUID:
+        """The run's id."""
+        return uuid.UUID(int=self.id_bits)
 
     @property
     def name(self) -> str:
@@ -265,7 +295,7 @@ class Run:
 
     def take_identity(self, identity: uuid.UUID, name: str) -> None:
         """Be known as a run of another process is."""
-        self._id = identity
+        self._id_bits = identity.int
         self._name = name
 
     def forget_inputs(self) -> None:
@@ -282,6 +312,10 @@ class Run:
                 # By far the most common history: two times say it all. A finished run keeps one
                 # state instead of three and a list, which the collector need not go through.
                 self._history = (pending.at, running.at)
+
+    def open_history(self) -> None:
+        """Have the history ready for more than was kept of a run that is over."""
+        self._history = self.states
 
     def mark_seen(self) -> None:
         """Note that somebody looked at how this run ended, and so at what made it fail."""
@@ -301,13 +335,28 @@ _FORGOTTEN: tuple[Any, ...] = ("the inputs of a run that is over",)
 
 
 class TaskRun(Run):
-    """One run of a task, with all its attempts."""
+    """One run of a task, with all its attempts.
+
+    Attributes:
+        key: of its result, where results are kept.
+        key_parts: what the key was made of, if the result was not there.
+        recalled: what became of the equal run that it waited for.
+        making: of its result, while it is the one to make it or waits for another that is.
+        transaction: that of its result.
+        resources: while an attempt is under way, which of the runner's resources it has, by name.
+    """
 
     __slots__ = (
         "group",
+        "key",
+        "key_parts",
+        "making",
         "map_index",
         "number",
+        "recalled",
+        "resources",
         "task_inputs",
+        "transaction",
     )
 
     def __init__(
@@ -325,6 +374,12 @@ class TaskRun(Run):
         self.number: int = number
         self.group: MapGroup | None = None
         self.map_index: int | None = None
+        self.key: str | None = None
+        self.key_parts: Mapping[str, Any] | None = None
+        self.recalled: Any = None
+        self.making: Making | None = None
+        self.transaction: Any = None
+        self.resources: Mapping[str, tuple[int, ...]] = _NO_ARGUMENTS
         self.task_inputs: Mapping[str, Sequence[Run]] = {}
 
     @property
@@ -336,6 +391,11 @@ class TaskRun(Run):
     def task_name(self) -> str:
         """The task's name."""
         return self.plan.name
+
+    @property
+    def flow_run_id(self) -> uuid.UUID | None:
+        """The id of the flow run it belongs to, or None."""
+        return None if self.flow_run is None else self.flow_run.id
 
     @property
     def upstream_states(self) -> dict[str, list[State[Any]]]:
@@ -359,6 +419,9 @@ class Tally:
     """When the time limit of the attempt is reached, by the monotonic clock."""
     timed_out: bool = False
     """It was reached after the flow's body had ended, while its runs were awaited."""
+    cancelled: int = 0
+    failures: FailureGroups = dataclasses.field(default_factory=FailureGroups)
+    """Of the outermost flow run: of all task runs inside."""
 
     def unseen_failures(self) -> list[Run]:
         """The failures that nobody has looked at to this day."""
@@ -374,6 +437,7 @@ class FlowRun(Run):
         is_ending: its runs have been told to stop; nobody waits for them for long.
         surroundings: what its task runs say of it in workers elsewhere.
         tally: how the runs of the current attempt ended.
+        undoable: the task runs to be rolled back if it fails, in order.
     """
 
     __slots__ = (
@@ -390,6 +454,7 @@ class FlowRun(Run):
         "surroundings",
         "tally",
         "task_runner",
+        "undoable",
     )
 
     is_flow_run: ClassVar[bool] = True
@@ -419,6 +484,7 @@ class FlowRun(Run):
         self.ledger: Ledger | None = None
         self.is_ending: bool = False
         self.task_runner: Any = None
+        self.undoable: list[TaskRun] = []
         self.runner_reason: str = ""
 
     @property

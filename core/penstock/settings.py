@@ -35,6 +35,14 @@ class Settings:
     """The wait before each retry of a task; the last one serves for all further retries."""
     tasks_default_timeout_seconds: float | None = None
     """How long one attempt of a task may take, for tasks that do not say; None is for ever."""
+    tasks_refresh_cache: bool = False
+    """Whether every task with a cache runs in any case, and replaces what is cached."""
+    tasks_default_no_cache: bool = False
+    """Whether stored results of tasks that name no cache policy are found by no later run."""
+    tasks_disable_caching: bool = False
+    """Whether all tasks do without a cache, whatever policy they name."""
+    results_persist_by_default: bool = False
+    """Whether results are stored of tasks that say nothing about it."""
     tasks_crash_retries: int = 2
     """How often a task run is started again whose worker was lost; not counted as a retry."""
     flows_default_retries: int = 0
@@ -53,6 +61,16 @@ class Settings:
     """Whether `print` becomes log lines, for flows and tasks that do not say."""
     logging_task_created_level: str = "INFO"
     """The level of the lines Created, Submitted and Executing; `DEBUG` makes them quiet."""
+    results_local_storage_path: str = "~/.penstock/storage"
+    """Where results are kept that do not say where: a folder, or a URL such as `s3://bucket/x`."""
+    results_default_serializer: str = "pickle"
+    """How results are written that do not say how: `pickle`, `json`, `compressed/pickle`..."""
+    results_signing_key: str | None = dataclasses.field(default=None, repr=False)
+    """Signs the results that are written; those that are not signed with it are not read."""
+    results_allow_shared_folder: bool = False
+    """Whether a local folder for results may be one in which other users can write."""
+    results_max_bytes: int | None = None
+    """How large a place for results may grow before the longest unused go; None is as it likes."""
     task_runner: str | None = None
     """The task runner of flows that do not say, such as `process:4`; None is `thread`."""
     tag_limits: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])

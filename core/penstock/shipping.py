@@ -206,15 +206,18 @@ def pack_value(what: str, value: Any, by_value: ByValue) -> Packing:
             raise TypeError(culprit.explain_value(what, value)) from None
 
 
-def pack_variables(values: Mapping[ContextVar[Any], Any]) -> bytes:
+def pack_variables(values: Mapping[ContextVar[Any], Any], by_value: ByValue) -> bytes:
     """Pack context variables with their values. Raises `TypeError` that names the bad one."""
-    try:
-        return packing.dumps(list(values.items()))
-    except Exception:
-        for variable, value in values.items():
-            try:
-                packing.dumps((variable, value))
-            except Exception:  # noqa: BLE001  (as above)
-                what = f"context variable {variable.name!r}"
-                raise TypeError(culprit.explain_value(what, value)) from None
-        raise
+    for value in values.values():
+        by_value.note(type(value).__module__)
+    with by_value:
+        try:
+            return packing.dumps(list(values.items()))
+        except Exception:
+            for variable, value in values.items():
+                try:
+                    packing.dumps((variable, value))
+                except Exception:  # noqa: BLE001  (as above)
+                    what = f"context variable {variable.name!r}"
+                    raise TypeError(culprit.explain_value(what, value)) from None
+            raise

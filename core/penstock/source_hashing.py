@@ -1,29 +1,26 @@
-"""What a function's source says, apart from how and where it is written down.
+"""What a function's own source says, as a hash.
 
 Comments, docstrings, decorators and layout do not count, nor do the file and the lines it is in.
-Where there is no source, and for a lambda (whose lines hold more than the lambda), the bytecode
-is taken instead; its hash changes with the version of Python, that of the source does not.
+Where there is no source, and for a lambda, the bytecode is taken instead; its hash changes with
+the version of Python, that of the source does not. What the function reaches is followed by
+`source_graph`.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
 import types
 import weakref
-from tokenize import TokenError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from penstock.function_syntax import canonical_source
 from penstock.hashing import stable_hash
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+__all__ = ["code_hash", "source_hash", "underlying"]
 
-__all__ = ["source_hash"]
-
-# By function and not by code: code objects of equal bytecode are equal, whatever their source.
-_known: weakref.WeakKeyDictionary[Callable[..., Any], str] = weakref.WeakKeyDictionary()
+# By identity: code objects of equal bytecode are equal, whatever their source.
+_known: dict[int, tuple[weakref.ref[types.CodeType], str]] = {}
 
 
 def source_hash(fn: Any) -> str:
@@ -37,42 +34,28 @@ def source_hash(fn: Any) -> str:
     if isinstance(fn, functools.partial):  # what it binds is not among the run's inputs
         bound = stable_hash({"args": fn.args, "keywords": fn.keywords})
         return stable_hash((source_hash(fn.func), bound))
+    function = underlying(fn)
+    return stable_hash(fn) if function is None else code_hash(function)
+
+
+def underlying(fn: Any) -> types.FunctionType | None:
+    """Return the function in which the work of a callable is written, if it is in Python."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
     fn = inspect.unwrap(getattr(fn, "__func__", fn))
-    code = getattr(fn, "__code__", None)
-    if not isinstance(code, types.CodeType):
-        call = inspect.getattr_static(type(fn), "__call__", None)
-        return source_hash(call) if isinstance(call, types.FunctionType) else stable_hash(fn)
-    found = _known.get(fn)
-    if found is None:
-        found = _known[fn] = stable_hash(_bare_source(fn, code.co_name) or code)
+    if isinstance(fn, types.FunctionType):
+        return fn
+    call = inspect.getattr_static(type(fn), "__call__", None)
+    return underlying(call) if isinstance(call, types.FunctionType) else None
+
+
+def code_hash(fn: types.FunctionType) -> str:
+    """Hash what is written in a function; found once for each code object."""
+    code = fn.__code__
+    known = _known.get(id(code))
+    if known is not None and known[0]() is code:
+        return known[1]
+    found = stable_hash(canonical_source(fn) or code)
+    key = id(code)
+    _known[key] = (weakref.ref(code, lambda _: _known.pop(key, None)), found)
     return found
-
-
-def _bare_source(fn: Callable[..., Any], name: str) -> str | None:
-    try:
-        text = inspect.getsource(fn)
-        # A method is indented: taking that away could change the text inside its strings.
-        tree = ast.parse("if True:\n" + text if text[:1].isspace() else text)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
-                node.decorator_list = []
-                return _canonical(node)
-    except (OSError, TypeError, ValueError, SyntaxError, TokenError, RecursionError):
-        return None  # no source, or not the text of this function alone
-    return None  # a lambda, or the file has changed since
-
-
-def _canonical(node: object) -> str:
-    """Write a syntax tree without places and empty fields, the same in all Python versions."""
-    if isinstance(node, list):
-        return f"[{','.join(map(_canonical, node))}]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-        fields["body"] = node.body[1:]
-    given = [f"{n}={_canonical(v)}" for n, v in fields.items() if v is not None and v != []]
-    return f"{type(node).__name__}({','.join(given)})"
-
-
-_DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)

@@ -49,7 +49,9 @@ __all__ = [
     "Scheduled",
     "State",
     "StateType",
+    "Success",
     "TimedOut",
+    "TriggerFailed",
     "UpstreamFailed",
     "advance",
 ]
@@ -86,8 +88,9 @@ LEGAL_MOVES: Final[dict[StateType, frozenset[StateType]]] = {
     _PAUSED: frozenset({_RUNNING, _CANCELLING, *TERMINAL}),
     # COMPLETED: the work was done before the request to cancel could reach it.
     _CANCELLING: frozenset(TERMINAL),
-    # Its result had stayed with a worker, and was lost there: the work is done once more.
-    _COMPLETED: frozenset({_SCHEDULED}),
+    # SCHEDULED: its result was lost with the worker that kept it, and is made again.  COMPLETED:
+    # its transaction was rolled back.
+    _COMPLETED: frozenset({_SCHEDULED, _COMPLETED}),
     # No row for the other terminal types: what has ended stays as it ended.
 }
 
@@ -219,8 +222,9 @@ class State(Generic[R]):
             data = data.load()
             object.__setattr__(self, "data", data)  # the same value, in its other form
         elif isinstance(data, KeptResult):
-            data = data.fetch()
-            object.__setattr__(self, "data", data)
+            kept, data = data, data.fetch()
+            if not kept.is_read_anew:
+                object.__setattr__(self, "data", data)
         return data  # type: ignore[no-any-return]  # R by construction
 
     def exception(self) -> BaseException | None:
@@ -382,6 +386,12 @@ def AwaitingRetry(  # noqa: N802
 ) -> State[Any]:
     """Waiting for its next attempt."""
     return Scheduled(scheduled_time, message, "AwaitingRetry")
+
+
+Success = Completed
+"""The name that Prefect 1 gave it (row 132)."""
+TriggerFailed = UpstreamFailed
+"""The name that Prefect 1 gave it (`spec.md`, D5)."""
 
 
 # --- the one place a state is set ------------------------------------------------------

@@ -11,6 +11,8 @@ import abc
 import copy
 import dataclasses
 import importlib.metadata
+import math
+import types
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from penstock.attempt import (
@@ -45,7 +47,9 @@ __all__ = [
     "SlotsChanged",
     "Started",
     "TaskRunner",
+    "checked_resources",
     "load_task_runner",
+    "show_resources",
 ]
 
 
@@ -61,6 +65,9 @@ class Capabilities:
     """Arguments and results cross a process boundary."""
     async_functions: bool = False
     """Takes coroutine functions; otherwise the engine wraps them in `asyncio.run`."""
+    shares_event_loop: bool = False
+    """Coroutine functions run on one event loop of the driver's process: what blocks one of them
+    holds up the others."""
     keeps_results: bool = False
     """Results can stay with the workers as `KeptResult`s, which are good arguments there."""
     lends_slots: bool = False
@@ -73,6 +80,9 @@ class Capabilities:
     """`slots()` changes while the runner is open."""
     shares_workers: bool = False
     """Workers belong to somebody else, and outlive the driver."""
+    schedules_resources: bool = False
+    """Sees by itself to what `Attempt.resources` says; otherwise the engine hands out what the
+    runner's `resources` list."""
     names_workers: bool = False
     """Attempts may say which workers they are for."""
     runs_in_caller: bool = False
@@ -146,6 +156,12 @@ class TaskRunner(abc.ABC):
 
     capabilities: Capabilities = Capabilities()
 
+    resources: Mapping[str, float] = types.MappingProxyType({})
+    """What its workers have together, by name, such as ``{"GPU": 2}``; does not change while open.
+
+    The engine keeps account: it submits an attempt when what that needs is free.
+    """
+
     @classmethod
     def from_spec(cls, argument: str) -> Self:
         """Make a runner from the part after the colon in ``"name:argument"``.
@@ -197,10 +213,14 @@ class TaskRunner(abc.ABC):
     def cannot_offer(self, resources: Mapping[str, float]) -> str:
         """Return why no worker can ever have these resources, or an empty string.
 
-        The base has none to offer.
+        The base compares them with `resources`.
         """
-        shown = ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
-        return f"it has no resources to offer, and {shown} is asked for"
+        has = self.resources
+        short = {name: amount for name, amount in resources.items() if amount > has.get(name, 0)}
+        if not short:
+            return ""
+        offered = show_resources(has) if has else "no resources"
+        return f"it has {offered} to offer, and {show_resources(short)} is asked for"
 
     def blocked(self, attempt_id: int, now: bool) -> None:  # noqa: B027  (a no-op is a valid answer)
         """An attempt waits for other tasks (`now=True`), or goes on."""
@@ -212,6 +232,26 @@ class TaskRunner(abc.ABC):
         What has not begun is ``stopped``. Leaves no process, file or idle thread, unless
         `Capabilities.keeps_warm`. Safe to call twice and after `Broken`; `open()` may follow.
         """
+
+
+def show_resources(resources: Mapping[str, float]) -> str:
+    """Return amounts with their names, for people."""
+    return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+
+
+def checked_resources(resources: Mapping[str, float] | None) -> Mapping[str, float]:
+    """Return what a user says a runner has, for `TaskRunner.resources`, or raise `ValueError`."""
+    if resources is None:
+        return {}
+    amounts: Mapping[Any, Any] = resources
+    for name, amount in amounts.items():
+        is_amount = isinstance(amount, (int, float)) and not isinstance(amount, bool)
+        if not isinstance(name, str) or not is_amount or not 0 <= amount < math.inf:
+            raise ValueError(
+                f"resources must say how much there is by name, as in {{'GPU': 2}}; "
+                f"of {name!r} there cannot be {amount!r}"
+            )
+    return dict(resources)
 
 
 # --- by name ---------------------------------------------------------------------------

@@ -22,13 +22,15 @@ from typing import (
 )
 
 from penstock import names, settings
-from penstock.cache_policies import CachePolicy, task_input_hash
+from penstock.cache_policies import task_input_hash
 from penstock.context import TAGS, current_run
 from penstock.definitions import Definition, HookFunction
-from penstock.engine.arguments import look_through, put_values
+from penstock.engine.arguments import look_through, prerequisites, put_values, tolerated
 from penstock.engine.async_direct import drive_async
 from penstock.engine.direct import drive
 from penstock.engine.execution import is_plain
+from penstock.engine.limits import Owner, TaskLimit
+from penstock.engine.rates import Rate
 from penstock.engine.streams import iterate, iterate_async
 from penstock.engine.task_run import task_run
 from penstock.engine.visiting import engine_for
@@ -38,8 +40,10 @@ from penstock.exceptions import (
     NotSupportedError,
     RunnerCannotError,
 )
+from penstock.explained import explained
 from penstock.futures import PenstockFuture, PenstockFutureList
 from penstock.hooks import adapt_hook, adapt_retry_condition, as_callables
+from penstock.keeping import check_template, keeping_of, policy_of
 from penstock.logging import run_logger
 from penstock.mapping import map_runs
 from penstock.options import (
@@ -49,6 +53,8 @@ from penstock.options import (
     checked_choice,
     checked_count,
     checked_integer,
+    checked_limit,
+    checked_rate,
     checked_resources,
     checked_tags,
     checked_timeout,
@@ -68,6 +74,7 @@ if TYPE_CHECKING:
 
     from penstock.engine.dispatch import RunnerHandle
     from penstock.engine.driver import Engine
+    from penstock.explaining import Explanation
     from penstock.runs import Run
 
 __all__ = ["Task", "exponential_backoff", "task", "task_input_hash"]
@@ -107,6 +114,8 @@ class Task(Definition[P, R_co]):
         self.timeout_seconds: float | None = checked_timeout(get("timeout_seconds"), owner)
         self.priority: int = checked_integer(get("priority"), "priority", owner)
         self.resources: dict[str, float] = checked_resources(get("resources"), owner)
+        self._max_concurrency = checked_limit(get("max_concurrency"), "max_concurrency", owner)
+        self._starts_per_second = checked_rate(get("rate_limit"), owner)
         self._workers = checked_workers(get("workers"), owner)
         self._propagate = checked_variables(get("propagate"), owner)
         self._result_on = checked_choice(get("result_on"), "result_on", RESULT_PLACES, owner)
@@ -123,13 +132,8 @@ class Task(Definition[P, R_co]):
                 f"not {expiration!r}"
             )
         self.cache_expiration: timedelta | None = expiration
-        policy = get("cache_policy")
-        if policy is not None and not isinstance(policy, CachePolicy):
-            raise DefinitionError(f"{owner}: cache_policy is a CachePolicy, not {policy!r}")
-        if get("cache_key_fn") is not None and not callable(get("cache_key_fn")):
-            raise DefinitionError(
-                f"{owner}: cache_key_fn is a function, not {get('cache_key_fn')!r}"
-            )
+        check_template(get("result_storage_key"), owner)
+        self._policy = policy_of(self.options, owner)
         self.transaction_hooks: dict[str, list[Callable[..., Any]]] = {
             option: [_transaction_hook(hook, option) for hook in as_callables(get(option), option)]
             for option in ("on_commit", "on_rollback")
@@ -141,9 +145,16 @@ class Task(Definition[P, R_co]):
     @functools.cached_property
     def task_key(self) -> str:
         """Identifies the task: its name, its function's qualified name, its tags (row 039)."""
-        fn: Any = self.fn
-        qualified = getattr(fn, "__qualname__", type(fn).__qualname__)
-        return names.task_key(self.name, f"{fn.__module__}.{qualified}", self.tags)
+        qualified = f"{self.fn.__module__}.{self._qualified_name()}"
+        return names.task_key(self.name, qualified, self.tags)
+
+    def __stable_hash__(self) -> tuple[Any, ...]:
+        """Be known, as an argument in a cache key, by its own key and as a function is."""
+        return self.kind, self.task_key, self.fn
+
+    def _hooks_by_option(self) -> dict[str, Any]:
+        hooks = {option: list(given) for option, given in self.transaction_hooks.items() if given}
+        return {**super()._hooks_by_option(), **hooks}
 
     def _source_version(self) -> str | None:
         return source_hash(self.fn)
@@ -179,6 +190,21 @@ class Task(Definition[P, R_co]):
             timeout = defaults.tasks_default_timeout_seconds
         all_tags = self.tags | tags | (flow_run.tags if flow_run is not None else frozenset())
         runner = handle_for(self.options.get("task_runner"), flow_run, engine)
+        limits: tuple[Any, ...] = engine.dispatcher.admission.limits.limited(all_tags)
+        if self._max_concurrency is not None:
+            own = TaskLimit(self._max_concurrency, Owner(self.fn))
+            engine.dispatcher.admission.limits.add(own)
+            limits += (own,)
+        per_second = self._starts_per_second
+        rate = None if per_second is None else Rate(per_second, Owner(self.fn))
+        keeping = keeping_of(
+            self.options,
+            self._policy,
+            getattr(getattr(flow_run, "flow", None), "options", {}),
+            defaults,
+            self.cache_expiration,
+            self.transaction_hooks,
+        )
         return Plan(
             subject=self,
             name=self.name,
@@ -195,15 +221,19 @@ class Task(Definition[P, R_co]):
             is_generator=self.is_generator,
             is_plain=is_plain(runner.capabilities, log_prints=log_prints, is_async=self.is_async),
             runner=runner,
-            limited_tags=engine.dispatcher.limits.limited(all_tags),
+            limits=limits,
+            rate=rate,
+            is_held=bool(limits or rate is not None or self.resources),
             propagate=self._propagate + (() if flow_run is None else flow_run.plan.propagate),
             resources=self.resources,
             workers=self._workers,
-            result_on=self._result_on,
-            refusal=self._refusal_by(runner),
+            # What is to be stored comes home to be, whatever else is said.
+            result_on="driver" if keeping and keeping.is_written else self._result_on,
+            refusal=self._refusal_by(runner, engine),
+            keeping=keeping,
         )
 
-    def _refusal_by(self, runner: RunnerHandle) -> str:
+    def _refusal_by(self, runner: RunnerHandle, engine: Engine) -> str:
         """Return what a runner cannot do of what is asked for, or an empty string."""
         can = runner.capabilities
         if self._is_hard_limit and can.kill != "hard":
@@ -214,7 +244,7 @@ class Task(Definition[P, R_co]):
         if self._workers and not can.names_workers:
             return "workers= needs a runner that tells its workers apart, as dask does"
         if self.resources:
-            return runner.runner.cannot_offer(self.resources)
+            return engine.cannot_offer(runner, self.resources)
         return ""
 
     # --- calls -------------------------------------------------------------------------
@@ -256,6 +286,7 @@ class Task(Definition[P, R_co]):
             TypeError: the function cannot be called like this; no run has begun.
             BaseException: whatever the function raised in its last attempt, untouched.
         """
+        self._check_call(return_state)
         run = self._new_run(args, kwargs, wait_for)
         run.seen = True  # its failure is raised, or returned, to the caller
         run.life = task_run(run, run.engine.rng)
@@ -305,7 +336,8 @@ class Task(Definition[P, R_co]):
         Args:
             *args: for the function; the run starts when the futures among them have their values.
             return_state: wait, and return the final state instead of a future.
-            wait_for: futures that must be over first, and have ended well.
+            wait_for: futures that must be over first, and have ended well, but for those in
+                `allow_failure(...)`.
             **kwargs: for the function.
 
         Raises:
@@ -398,8 +430,51 @@ class Task(Definition[P, R_co]):
         run.engine.submit(run)
         return run
 
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        """Say whether such a call, here and now, would run or be served from the cache, and why.
+
+        Nothing is run. The reasons are what differs from the nearest earlier result of this task,
+        what expired, or which run made the result that would be taken; as text it all reads well.
+
+        Args:
+            *args: as for the call. Futures among them are waited for.
+            **kwargs: as for the call.
+
+        Raises:
+            TypeError: the function cannot be called like this.
+            UnhashableInputError: an argument has no stable hash.
+            BaseException: what a future among the arguments ended with.
+
+        Example:
+            >>> print(train.explain(lr=0.2))  # doctest: +SKIP
+            task 'train' would run: input 'lr' changed 0.1 to 0.2; helper clean() changed
+        """
+        return explained(self._bare_run(args, kwargs))
+
     def _new_run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any) -> TaskRun:
         parameters = self._binder(*args, **kwargs)
+        run = self._bare_run(args, kwargs)
+        flow_run = run.flow_run
+        if flow_run is not None:
+            name = run.plan.name
+            counter = flow_run.counters.get(name)
+            if counter is None:
+                counter = flow_run.counters.setdefault(name, itertools.count())
+            run.number = next(counter)
+        wait_for = prerequisites(wait_for)
+        seen = look_through(parameters, flow_run, wait_for)
+        if seen is not None:
+            run.upstream, run.task_inputs, has_marks = seen
+            if has_marks and not run.upstream:
+                run.args = tuple(put_values(value) for value in args)
+                run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
+            if wait_for is not None:
+                run.tolerates = frozenset(tolerated(wait_for))
+        run.engine.count_in(run)
+        return run
+
+    def _bare_run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TaskRun:
+        """Return a run of which the runs around it know nothing yet."""
         parent = current_run()
         engine = engine_for(parent)
         flow_run = cast(
@@ -414,41 +489,15 @@ class Task(Definition[P, R_co]):
         if plan is None:
             plan = plans[key] = planned.plan(engine.settings, flow_run, engine, tags)
         if planned is not self:  # not kept: each access to a method makes a bound task
-            plan = dataclasses.replace(plan, subject=self)
-        number = -1
-        if flow_run is not None:
-            counter = flow_run.counters.get(plan.name)
-            if counter is None:
-                counter = flow_run.counters.setdefault(plan.name, itertools.count())
-            number = next(counter)
-        run = TaskRun(
-            plan,
-            engine,
-            flow_run,
-            parent,
-            args,
-            kwargs or _NO_KEYWORDS,
-            engine.clock.time(),
-            number,
-        )
-        seen = look_through(parameters, flow_run, wait_for)
-        if seen is not None:
-            run.upstream, run.task_inputs, has_marks = seen
-            if has_marks and not run.upstream:
-                run.args = tuple(put_values(value) for value in args)
-                run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
-        engine.count_in(run)
-        return run
+            plan = dataclasses.replace(plan, subject=self, run_name=self._run_name)
+        now = engine.clock.time()
+        return TaskRun(plan, engine, flow_run, parent, args, kwargs or _NO_KEYWORDS, now, -1)
 
     # --- other forms -------------------------------------------------------------------
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Self:
         """Return a copy of the task with some options changed; None clears one."""
-        changed = self._changed(options)
-        for option, hooks in self.transaction_hooks.items():
-            if option not in options:
-                changed.transaction_hooks[option] = list(hooks)
-        return changed
+        return self._changed(options)
 
     def on_commit(self, fn: HookFunction) -> HookFunction:
         """Call `fn(transaction)` when a result is committed. A decorator."""

@@ -7,6 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any, Final
 
+from penstock.cpus import usable_cpus
 from penstock.task_runners import Capabilities, TaskRunner
 from penstock_runners.dask_cluster.connection import Connection
 from penstock_runners.dask_cluster.preflight import compare
@@ -65,6 +66,7 @@ class DaskTaskRunner(TaskRunner):
         async_functions=True,
         keeps_results=True,
         elastic=True,
+        schedules_resources=True,
         names_workers=True,
     )
 
@@ -193,8 +195,8 @@ class DaskTaskRunner(TaskRunner):
         """Say where it runs."""
         where = self.where
         if where.is_local:
-            count = where.n_workers or "as many"
-            return f"a local Dask cluster, {count} workers"
+            count = where.count_workers(usable_cpus())
+            return f"a local Dask cluster, {count} worker{'' if count == 1 else 's'}"
         return "a Dask cluster" if where.address is None else f"the Dask cluster at {where.address}"
 
     def close(self, grace_seconds: float = 0.0) -> None:

@@ -8,12 +8,12 @@ import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from penstock.cpus import usable_cpus
-from penstock.task_runners import Capabilities, TaskRunner
+from penstock.sizes import format_size, parse_size
+from penstock.task_runners import Capabilities, TaskRunner, checked_resources, show_resources
 from penstock.worker import culprit, packing
 from penstock_runners.process_pool.crew import Plan
 from penstock_runners.process_pool.memory import resident_bytes
 from penstock_runners.process_pool.registry import POOLS
-from penstock_runners.process_pool.sizes import format_size, parse_size
 from penstock_runners.thread_variables import describe_share, variables_for
 
 if TYPE_CHECKING:
@@ -47,9 +47,16 @@ class ProcessPoolTaskRunner(TaskRunner):
         worker_memory_limit: the resident memory a worker may use, such as ``"2GB"``, or a number of
             bytes. One that uses more is replaced when its attempt has ended, and killed with the
             attempt if that goes on for more than a moment.
+        resources: what there is for attempts to share, such as ``{"GPU": 2}``. A whole amount of
+            something is so many of its indices, in ``penstock.runtime.task_run.resources``; while
+            an attempt has indices of ``"GPU"``, ``CUDA_VISIBLE_DEVICES`` is set to them. CUDA reads
+            that once in the life of a process: where attempts use different devices, give each a
+            fresh one by ``max_tasks_per_worker=1``.
     """
 
-    capabilities = Capabilities(isolation="process", kill="hard", pickles=True, keeps_warm=True)
+    capabilities = Capabilities(
+        isolation="process", kill="hard", pickles=True, async_functions=True, keeps_warm=True
+    )
 
     warm_seconds: ClassVar[float] = 60.0
     """How long the workers stay when no run uses them; a subclass may have another opinion."""
@@ -63,6 +70,7 @@ class ProcessPoolTaskRunner(TaskRunner):
         max_tasks_per_worker: int | None = None,
         ship_modules: Sequence[str] = (),
         worker_memory_limit: int | str | None = None,
+        resources: Mapping[str, float] | None = None,
     ) -> None:
         if max_workers is None:
             max_workers = usable_cpus()
@@ -84,6 +92,7 @@ class ProcessPoolTaskRunner(TaskRunner):
         self.initargs = tuple(initargs)
         self.env = {str(name): str(value) for name, value in (env or {}).items()}
         self.ship_modules = tuple(ship_modules)
+        self.resources = checked_resources(resources)
         self._lease: Lease | None = None
 
     @classmethod
@@ -131,6 +140,8 @@ class ProcessPoolTaskRunner(TaskRunner):
         parts = [processes, describe_share(self.max_workers, os.environ | self.env)]
         if self.worker_memory_limit is not None:
             parts.append(f"at most {format_size(self.worker_memory_limit)} each")
+        if self.resources:
+            parts.append(show_resources(self.resources))
         return ", ".join(parts)
 
     def slots(self) -> int:

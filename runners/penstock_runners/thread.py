@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.cpus import usable_cpus
-from penstock.task_runners import Capabilities, TaskRunner
+from penstock.task_runners import Capabilities, TaskRunner, checked_resources, show_resources
 from penstock_runners.inner_threads import INNER_THREADS
 from penstock_runners.thread_loop import EventLoopThread
 from penstock_runners.thread_variables import describe_share
@@ -40,15 +40,25 @@ class ThreadPoolTaskRunner(TaskRunner):
         max_workers: how many sync attempts run at once; by default the usable CPUs and four more,
             32 at most.
         max_async: how many async attempts run at once.
+        resources: what there is for attempts to share, such as ``{"GPU": 2}``. A whole amount of
+            something is so many of its indices, in ``penstock.runtime.task_run.resources``.
     """
 
-    capabilities = Capabilities(kill="soft", async_functions=True, lends_slots=True)
+    capabilities = Capabilities(
+        kill="soft", async_functions=True, shares_event_loop=True, lends_slots=True
+    )
 
-    def __init__(self, max_workers: int | None = None, max_async: int = 1000) -> None:
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        max_async: int = 1000,
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
         if max_workers is None:
             max_workers = min(32, usable_cpus() + 4)
         self.max_workers = _positive("max_workers", max_workers)
         self.max_async = _positive("max_async", max_async)
+        self.resources = checked_resources(resources)
         self._abandoned = AbandonedThreads()
         self._live: _Live | None = None
 
@@ -90,7 +100,8 @@ class ThreadPoolTaskRunner(TaskRunner):
     def summary(self) -> str:
         """Return how many threads there are, and how many numerical libraries use in each."""
         threads = f"{self.max_workers} thread{'' if self.max_workers == 1 else 's'}"
-        return f"{threads}, {describe_share(self.max_workers, os.environ)}"
+        offered = f", {show_resources(self.resources)}" if self.resources else ""
+        return f"{threads}, {describe_share(self.max_workers, os.environ)}{offered}"
 
     def slots(self) -> int:
         """How many sync attempts can run at once."""
@@ -135,6 +146,8 @@ class ThreadPoolTaskRunner(TaskRunner):
 
     def close(self, grace_seconds: float = 0.0) -> None:
         """Wait for running attempts up to `grace_seconds`, then stop them.
+
+        Those that were stopped before have the same time to clean up.
 
         What ignores that is left behind, counted in `abandoned_threads`, after half a second.
         """
@@ -190,6 +203,7 @@ class _Live:
             self.workers.join(deadline)
             if self.loop is not None:
                 self.loop.join(deadline)
+            self._abandoned.join(deadline)
         finally:  # an impatient Ctrl-C ends the grace, not the closing
             deadline = time.monotonic() + SECONDS_TO_STOP
             if self.loop is not None:

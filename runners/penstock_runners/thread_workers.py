@@ -89,6 +89,10 @@ class AbandonedThreads:
         """The thread ends."""
         self._threads.discard(thread)
 
+    def join(self, deadline: float) -> None:
+        """Wait for them to end, until `deadline` at most."""
+        _join(tuple(self._threads), deadline)
+
     def warn_once(self, thread: threading.Thread) -> None:
         """Say in the log what became of a thread; the second one is only counted."""
         if self._warned:
@@ -391,7 +395,7 @@ class WorkerThreads:
             self._report(Outcome(attempt_id, "stopped", reason=reason, began=False))
 
 
-def _join(workers: Iterable[Worker], deadline: float) -> None:
-    for worker in workers:
-        if worker is not threading.current_thread() and worker.ident is not None:
-            worker.join(max(0.0, deadline - time.monotonic()))
+def _join(threads: Iterable[threading.Thread], deadline: float) -> None:
+    for thread in threads:
+        if thread is not threading.current_thread() and thread.ident is not None:
+            thread.join(max(0.0, deadline - time.monotonic()))

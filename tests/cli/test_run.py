@@ -375,7 +375,8 @@ def test_a_task_runner_of_the_command_line_goes_before_all_others(
     monkeypatch.setenv("PENSTOCK_TASK_RUNNER", "thread:2")
     target = write(tmp_path / "runs.py", WITH_A_TASK)
     result = penstock_run(target, "--runner", "inline", "--log-level", "DEBUG")
-    assert "Task runner inline: given with the call" in result.output
+    head = "Task runner inline (in the calling thread, one at a time): given with the call"
+    assert head in result.output
 
 
 @pytest.mark.parametrize("where", ["option", "environment"])

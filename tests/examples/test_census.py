@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -418,3 +419,150 @@ def test_the_flow_refuses_bad_parameters_before_any_work(census: Any, tmp_path: 
     with pytest.raises(ValueError, match="1 or more"):
         run_flow(census, tmp_path, tmp_path, top=0)
     assert not (tmp_path / "report").exists()
+
+
+RUNNERS = ("inline", "thread:2", "process:2", "dask:2")
+
+
+def test_every_runner_writes_the_same_report(
+    census: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "tree"
+    root.mkdir()
+    for name, text in {"a.py": SAMPLE, "b.py": renamed(SAMPLE, str.title)}.items():
+        (root / name).write_text(text)
+    (root / "syntax.py").write_text("def f(:\n")
+    (root / "unreadable.py").symlink_to("nowhere")
+    del census
+    code_census = importlib.import_module("code_census").code_census
+
+    reports = {}
+    for runner in RUNNERS:
+        output = tmp_path / runner.replace(":", "-")
+        code_census.with_options(task_runner=runner)(
+            root=str(root), output=str(output), cache=False
+        )
+        reports[runner] = [(output / f"census.{kind}").read_bytes() for kind in ("json", "md")]
+
+    assert b"unreadable: No such file or directory" in reports["inline"][0]
+    for runner in RUNNERS:
+        assert reports[runner] == reports["inline"], runner
+    capsys.readouterr()
+
+
+# --- the cache -------------------------------------------------------------------------
+
+COUNTING = """
+import re, sys
+parsed = []
+
+def watch(event, about):
+    if event == "compile" and about[1] == "<census>":
+        parsed.append(re.search(r"def (\\w+)", str(about[0]))[1])
+
+sys.addaudithook(watch)
+from code_census import code_census
+code_census(root=sys.argv[1], output=sys.argv[2], cache=sys.argv[3] == "cache")
+print("parsed:", sorted(set(parsed)))
+"""
+
+
+class Tree:
+    """A tree of code, and censuses of it, each in a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "tree"
+        self.output = folder / "report"
+        self.root.mkdir()
+
+    def write(self, path: str, text: str) -> None:
+        (self.root / path).parent.mkdir(exist_ok=True)
+        (self.root / path).write_text(text)
+
+    def functions_parsed(self, *, cache: bool = True, **variables: str) -> list[str]:
+        """Take a census, and return the first function of each text that the parser was given."""
+        words = [str(self.root), str(self.output), "cache" if cache else "no-cache"]
+        ran = subprocess.run(
+            [sys.executable, "-c", COUNTING, *words],
+            env=os.environ | {"PYTHONPATH": str(EXAMPLES)} | variables,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        parsed: list[str] = ast.literal_eval(ran.stdout.rpartition("parsed: ")[2])
+        return parsed
+
+    def report(self) -> bytes:
+        return (self.output / "census.json").read_bytes()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    tree = Tree(tmp_path)
+    tree.write("a.py", SAMPLE)
+    tree.write("b.py", UNRELATED)
+    return tree
+
+
+def test_a_second_census_parses_nothing_and_then_only_the_file_that_changed(tree: Tree) -> None:
+    assert tree.functions_parsed() == ["render", "settle"]
+    first = tree.report()
+    assert tree.functions_parsed(PYTHONHASHSEED="7") == []
+    assert tree.report() == first
+    tree.write("b.py", UNRELATED.replace("render", "draw"))
+    assert tree.functions_parsed() == ["draw"]
+    assert b'"draw"' in tree.report()
+
+
+@pytest.mark.parametrize("runner", ["inline", "process:2"])
+def test_what_one_runner_found_serves_the_others(tree: Tree, runner: str) -> None:
+    tree.functions_parsed(PENSTOCK_TASK_RUNNER=runner)
+    first = tree.report()
+    assert tree.functions_parsed(PENSTOCK_TASK_RUNNER="thread") == []
+    assert tree.report() == first
+
+
+def test_the_text_of_a_file_counts_and_neither_its_path_nor_its_time(tree: Tree) -> None:
+    tree.functions_parsed()
+    (tree.root / "b.py").rename(tree.root / "moved.py")
+    os.utime(tree.root / "a.py", (1, 1))
+    assert tree.functions_parsed() == []
+    before = (tree.root / "a.py").stat()
+    tree.write("a.py", SAMPLE.replace("settle", "unsett"))
+    os.utime(tree.root / "a.py", (before.st_atime, before.st_mtime))
+    assert tree.functions_parsed() == ["unsett"]
+
+
+def test_without_the_cache_all_is_parsed_and_nothing_kept_and_the_report_is_equal(
+    tree: Tree,
+) -> None:
+    for _ in range(2):
+        assert tree.functions_parsed(cache=False) == ["render", "settle"]
+    uncached = tree.report()
+    assert not Path(os.environ["PENSTOCK_RESULTS_LOCAL_STORAGE_PATH"]).exists()
+    tree.functions_parsed()
+    tree.functions_parsed()
+    assert tree.report() == uncached
+
+
+def test_equal_files_are_parsed_once_and_the_flow_says_how_many(
+    census: Any, tree: Tree, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tree.write("copy/of_a.py", SAMPLE)
+    run_flow(census, tree.output, tree.root)
+    assert "2 files parsed, 1 found in the cache" in capfd.readouterr().err
+    run_flow(census, tree.output, tree.root)
+    assert "0 files parsed, 3 found in the cache" in capfd.readouterr().err
+
+
+def test_another_python_has_results_of_its_own(
+    census: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del census
+    module = importlib.import_module("code_census")
+    module.measure_file(SAMPLE)
+    assert module.measure_file.explain(SAMPLE).is_cached
+    monkeypatch.setattr(module, "sys", types.SimpleNamespace(version_info=(3, 99)))
+    (reason,) = module.measure_file.explain(SAMPLE).reasons
+    assert reason.endswith("to 3.99")

@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import pytest
 
 from penstock import settings
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT_SECONDS = 10.0
 """For events and barriers: only a test that fails waits so long."""
+
+ELSEWHERE = ["process:2"]
+"""The runners whose workers are other processes."""
+
+KEPT_WARM = "penstock-processes"
+"""The thread of a pool of worker processes, which stays for the next run on purpose."""
 
 
 @pytest.fixture(params=["inline", "thread", "thread:1"])
@@ -31,16 +38,43 @@ def threads(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=ELSEWHERE)
+def elsewhere(request: pytest.FixtureRequest) -> str:
+    """Name each of the runners whose workers are other processes."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["inline", "thread", *ELSEWHERE])
+def anywhere(request: pytest.FixtureRequest) -> str:
+    """Name a runner of each kind, for what is the same on all of them."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def sent_by_value(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have workers get what a test module defines by value, without an import that takes long."""
+    cloudpickle.register_pickle_by_value(request.module)
+    yield
+    cloudpickle.unregister_pickle_by_value(request.module)
+
+
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     """Close the ambient engine, and wait for every thread of Penstock's to end."""
     yield
     close_ambient_engine()
-    for thread in threading.enumerate():
-        if thread.name.startswith("penstock"):
-            thread.join(LONGEST_WAIT_SECONDS)
-    left = [t.name for t in threading.enumerate() if t.name.startswith("penstock")]
-    assert left == []
+    for thread in threads_of_ours():
+        thread.join(LONGEST_WAIT_SECONDS)
+    assert [thread.name for thread in threads_of_ours()] == []
+
+
+def threads_of_ours() -> list[threading.Thread]:
+    """Return Penstock's threads that are not meant to outlive a run."""
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("penstock") and thread.name != KEPT_WARM
+    ]
 
 
 class Log:

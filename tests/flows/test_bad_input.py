@@ -313,6 +313,20 @@ def test_d4_a_hook_that_cannot_be_called_is_refused_at_definition(
         assert "cannot be called" in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [task, flow])
+def test_a_generator_that_is_called_has_no_final_state_to_return(kind: Any) -> None:
+    def plain() -> Any:
+        yield 1
+
+    async def in_a_loop() -> Any:
+        yield 1
+
+    for fn in (plain, in_a_loop):
+        with pytest.raises(TypeError, match="run by going through it"):
+            kind(fn)(return_state=True)
+    assert list(kind(plain)()) == [1]
+
+
 # --- runners -----------------------------------------------------------------------------
 
 
@@ -370,14 +384,32 @@ def test_an_unknown_runner_in_the_settings_or_of_one_task_is_the_same_error() ->
         main()
 
 
+@pytest.mark.parametrize("runner", ["nowhere", "thread:0", 7, "environment"])
+def test_an_unknown_runner_is_refused_before_the_flow_begins(
+    runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[bool] = []
+    if runner == "environment":
+        monkeypatch.setenv("PENSTOCK_TASK_RUNNER", "nowhere")
+    main = flow(
+        lambda: began.append(True), task_runner="thread" if runner == "environment" else runner
+    )
+    with pytest.raises(TaskRunnerNotFound):
+        main()
+    with pytest.raises(TaskRunnerNotFound):
+        flow(main, name="around", task_runner="inline")()
+    assert not began
+
+
 def test_an_unknown_runner_leaves_no_run_behind_that_never_ends() -> None:
     states: list[str] = []
+    nowhere = add.with_options(task_runner="nowhere")
 
-    @flow(task_runner="nowhere", on_failure=lambda state: states.append(state.name))
+    @flow(on_failure=lambda state: states.append(state.name))
     def main() -> None:
         with pytest.raises(TaskRunnerNotFound):
-            add.submit(1, 2)
-        add.submit(1, 2)
+            nowhere.submit(1, 2)
+        nowhere.submit(1, 2)
 
     with pytest.raises(TaskRunnerNotFound):
         main()
@@ -464,6 +496,56 @@ def test_a_run_cannot_wait_for_itself(threads: str, way: str) -> None:
             held[0].result(timeout=10)
 
     main()
+
+
+@pytest.mark.parametrize("way", ["result", "futures.wait", "as_completed", "through a task"])
+def test_a_coroutine_cannot_block_the_event_loop_that_it_waits_for(threads: str, way: str) -> None:
+    @task
+    async def inner() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    @task
+    def between() -> int:
+        return inner.submit().result(timeout=10)
+
+    @task
+    async def outer() -> None:
+        future = (between if way == "through a task" else inner).submit()
+        if way == "futures.wait":
+            wait([future], 10)
+        elif way == "as_completed":
+            list(as_completed([future], 10))
+        else:
+            future.result(timeout=10)
+
+    @flow(task_runner=threads)
+    def main() -> None:
+        with pytest.raises(FutureCycleError, match="would wait"):
+            outer.submit().result(timeout=20)
+
+    main()
+
+
+def test_a_coroutine_that_may_block_gets_what_it_waits_for(threads: str) -> None:
+    inner = task(lambda: 1, name="inner")
+
+    @task
+    async def inner_async() -> int:
+        return 2
+
+    @task
+    async def outer() -> list[int]:
+        plain = inner.submit().result(timeout=10)
+        awaited = await inner_async.submit()
+        beside = await asyncio.to_thread(lambda: inner_async.submit().result(timeout=10))
+        return [plain, awaited, beside]
+
+    @flow(task_runner=threads)
+    def main() -> list[int]:
+        return outer.submit().result(timeout=20)
+
+    assert main() == [1, 2, 2]
 
 
 def test_two_runs_cannot_wait_for_each_other(threads: str) -> None:

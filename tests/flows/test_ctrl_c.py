@@ -361,6 +361,37 @@ def test_users_034_once_when_a_task_swallows_its_cancellation(
     assert program.ends == ["main Cancelled", "stubborn-0 Cancelled"]
 
 
+def test_users_034_once_leaves_tasks_in_threads_a_moment_to_clean_up(
+    start: Callable[..., Program],
+) -> None:
+    program = start(
+        """
+        @task
+        def tidy(number):
+            began.release()
+            try:
+                while True:
+                    time.sleep(0.01)
+            finally:
+                time.sleep(0.2)
+                print(f"TIDIED {number}", flush=True)
+
+        @flow(task_runner="thread:2")
+        def main():
+            futures = [tidy.submit(n) for n in range(2)]
+            ready(2)
+            futures[0].result()
+
+        main()
+        """
+    )
+    program.wait_for("READY")
+    program.interrupt()
+    assert program.finish() < SOON_SECONDS
+    program.assert_clean_interrupt()
+    assert sorted(program.output[-2:]) == ["TIDIED 0", "TIDIED 1"]
+
+
 def test_users_034_once_outside_of_any_flow(start: Callable[..., Program]) -> None:
     program = start(
         """

@@ -460,6 +460,34 @@ def test_d5_allow_failure_passes_the_exception(runner: str, place: str) -> None:
     main()
 
 
+@pytest.mark.parametrize("how", ["call", "submit", "map", "sub-flow"])
+def test_d5_allow_failure_in_wait_for_lets_the_run_go_ahead(runner: str, how: str) -> None:
+    sub_flow = flow(lambda: "went ahead", name="sub-flow")
+    after = task(lambda value="went ahead": value, name="after")
+
+    @flow(task_runner=runner)
+    def main() -> Any:
+        source = bad.submit()
+        before = [allow_failure(source), good.submit()]
+        if how == "call":
+            return after(wait_for=before)
+        if how == "map":
+            return after.map(["went ahead"], wait_for=before).result()[0]
+        return (after if how == "submit" else sub_flow).submit(wait_for=before).result()
+
+    assert main() == "went ahead"
+
+
+def test_d5_allow_failure_in_wait_for_is_for_what_it_is_around(runner: str) -> None:
+    @flow(task_runner=runner)
+    def main() -> str:
+        after = good.submit(wait_for=[allow_failure(bad.submit()), bad.submit()])
+        after.wait()
+        return after.state.name
+
+    assert main() == "UpstreamFailed"
+
+
 def test_d5_allow_failure_over_a_map(runner: str) -> None:
     divide = task(lambda by: 1 / by, name="divide")
     kind = task(lambda value: type(value).__name__, name="kind")

@@ -580,9 +580,9 @@ def test_user_032_a_callback_is_called_with_the_future_when_the_run_is_over(
         before = list(called)
         gate.open()
         future.wait()
-        return before, called[0].result(), called[0].name
+        return before, called[0] is future, called[0].result(), called[0].name
 
-    assert in_flow(threads, body) == ([], "held", "hold-0")
+    assert in_flow(threads, body) == ([], True, "held", "hold-0")
 
 
 def test_user_032_a_callback_of_a_run_that_is_over_is_called_at_once(runner: str) -> None:

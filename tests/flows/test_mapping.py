@@ -248,7 +248,8 @@ def test_allow_failure_of_one_future_goes_to_every_run(runner: str) -> None:
     assert in_flow(runner, body) == ["ValueError", "ValueError"]
 
 
-def test_every_run_waits_for_wait_for(threads: str, gate: Gate) -> None:
+@pytest.mark.parametrize("kind", [list, iter])
+def test_every_run_waits_for_wait_for(threads: str, gate: Gate, kind: Any) -> None:
     began: list[int] = []
 
     @task
@@ -257,7 +258,7 @@ def test_every_run_waits_for_wait_for(threads: str, gate: Gate) -> None:
         began.append(-1)
 
     def body() -> None:
-        futures = task(began.append).map([1, 2, 3], wait_for=[hold.submit()])
+        futures = task(began.append).map([1, 2, 3], wait_for=kind([hold.submit()]))
         assert began == []
         gate.open()
         futures.wait()
@@ -638,6 +639,17 @@ def test_user_010_a_generator_that_raises_raises_where_it_is_pulled(runner: str)
         return first
 
     assert in_flow(runner, body) == 2
+
+
+@pytest.mark.parametrize("index", [0, -1, slice(2)])
+def test_user_010_a_map_over_an_iterator_has_no_items_by_number(index: Any, runner: str) -> None:
+    def body() -> list[int]:
+        stream = double.map(iter([1, 2, 3]))
+        with pytest.raises(TypeError, match="gone through once, in order"):
+            stream[index]
+        return [future.result() for future in stream]
+
+    assert in_flow(runner, body) == [2, 4, 6]
 
 
 def test_user_010_a_map_over_an_iterator_goes_on_as_completed(runner: str) -> None:

@@ -441,6 +441,41 @@ def test_seed_053_a_flow_may_be_a_method() -> None:
     assert (one(0), two(0)) == (2, 3)
 
 
+class Sums:
+    start = 10
+
+    @flow
+    def of_instance(self, x: int) -> int:
+        return self.start + x
+
+    @flow
+    @classmethod
+    def of_class(cls, x: int) -> int:
+        return cls.start + x
+
+    @flow
+    @staticmethod
+    def of_none(x: int) -> int:
+        return 10 + x
+
+    @flow
+    async def in_a_loop(self, x: int) -> int:
+        return self.start + x
+
+
+@pytest.mark.parametrize("how", ["position", "name", "submitted"])
+@pytest.mark.parametrize("method", ["of_instance", "of_class", "of_none", "in_a_loop"])
+def test_seed_053_the_parameters_of_a_flow_that_is_a_method_are_coerced(
+    method: str, how: str
+) -> None:
+    bound = getattr(Sums(), method)
+    if how == "submitted":
+        assert flow(lambda: bound.submit("5").result())() == 15
+        return
+    value = bound("5") if how == "position" else bound(x="5")
+    assert (asyncio.run(value) if method == "in_a_loop" else value) == 15
+
+
 # --- 054 to 058: generators driven by the caller -------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,10 +27,7 @@ def get_url(url: str, params: Any = None) -> list[Any]:
 
 
 def input_hash(arguments: Any, made: Any = get_url) -> str | None:
-    class Context:
-        task = made
-
-    context: Any = Context()
+    context: Any = types.SimpleNamespace(task=made)
     return task_input_hash(context, arguments)
 
 

@@ -29,6 +29,9 @@ def work(x: Any = None) -> Any:
 def hook(obj: Any, run: Any, state: Any) -> None: ...
 
 
+# All options at once: of those that exclude each other, one wins, with a warning (row 077).
+pytestmark = pytest.mark.filterwarnings("ignore:task .* has both cache_policy")
+
 TASK_OPTIONS: dict[str, Any] = {
     "name": "other",
     "description": "another text",

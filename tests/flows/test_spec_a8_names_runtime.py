@@ -60,6 +60,19 @@ def test_seed_091_a_template_may_use_items_and_attributes(how: str, runner: str)
     assert named(runner, how, made, {"first": "ann"}, THURSDAY) == "ann-002024"
 
 
+class Reader:
+    path = "a.csv"
+
+    @task(task_run_name="read-{self.path}-{line}")
+    def read(self, line: int) -> Any:
+        return task_run.name
+
+
+@both_ways
+def test_seed_091_the_template_of_a_method_may_use_its_instance(how: str, runner: str) -> None:
+    assert named(runner, how, Reader().read, 3) == "read-a.csv-3"
+
+
 @both_ways
 def test_seed_091_a_template_may_use_arguments_of_any_name_where_the_function_takes_them(
     how: str, runner: str

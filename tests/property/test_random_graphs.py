@@ -141,7 +141,7 @@ class Watched:
         assert engine.dispatcher.attempts == {}
         assert engine.loop.in_flight == 0
         assert engine._sleepers == set()
-        assert engine.dispatcher.limits._holding == {}
+        assert engine.dispatcher.admission.limits._holding == {}
         assert all(not handle.ready for handle in engine.dispatcher.handles())
 
     def _check_history(self, future: PenstockFuture[Any]) -> None:

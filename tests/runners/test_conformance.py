@@ -4,6 +4,7 @@
 from the real one, so that a mistake in one of the three shows.
 """
 
+import marshal
 import os
 import pathlib
 import pickle
@@ -11,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +23,7 @@ from penstock.task_runners import (
     Capabilities,
     Event,
     Outcome,
+    Output,
     Packed,
     RemoteError,
     Started,
@@ -31,6 +32,7 @@ from penstock.task_runners import (
 from penstock.testing.conformance import TaskRunnerConformance
 from penstock.testing.harness import RunnerHarness
 from penstock.testing.subjects import add
+from penstock.worker import running
 from penstock_runners.attempt_queue import AttemptQueue
 from penstock_runners.inline import SequentialTaskRunner
 from penstock_runners.thread import ThreadPoolTaskRunner
@@ -53,31 +55,38 @@ class TestThreadPoolTaskRunnerWithOneThread(TaskRunnerConformance):
 
 WORKER = """
 import os, pickle, queue, sys, threading
-from penstock.worker.calling import call
 calls = queue.SimpleQueue()
+answers, sys.stdout = sys.stdout.buffer, sys.stderr
 def read():
     try:
         while True:
             calls.put(pickle.load(sys.stdin.buffer))
     except EOFError:
         os._exit(0)  # the driver is gone
+def answer(*message):
+    pickle.dump(message, answers)
+    answers.flush()
 threading.Thread(target=read, daemon=True).start()
-from runner_of_the_tests import run
+run = pickle.loads(calls.get())
 while True:
-    pickle.dump(run(calls.get()), sys.stdout.buffer)
-    sys.stdout.buffer.flush()
-""".replace("from runner_of_the_tests import run\n", "run = pickle.loads(calls.get())\n")
+    run(calls.get(), answer)
+"""
 
 
-def run_packed(payload: bytes) -> tuple[str, Any]:
+def run_packed(payload: bytes, answer: Callable[..., None]) -> None:
     """Run one packed call, in the worker."""
-    from penstock.worker.calling import call
+    from penstock.worker import running
+    from penstock.worker.here import Here
+    from penstock.worker.output import forwarding
 
-    try:
-        return "returned", pickle.dumps(call(*pickle.loads(payload)))
-    except BaseException as error:
-        text = "".join(traceback.format_exception(error))
-        return "raised", RemoteError(type(error).__name__, str(error), text, None)
+    environment, call = pickle.loads(payload)
+    shared = marshal.loads(environment.shared) if environment is not None else {}
+    if environment is not None:
+        forwarding.install(shared["levels"], is_own_process=True)
+    own, variables = environment[1:] if environment is not None else ((), None)
+    here = Here(shared, own, lambda record: answer("output", record))
+    ending = running.run(here, lambda: pickle.loads(call), variables)
+    answer("end", ending.how, ending.payload, [bytes(buffer) for buffer in ending.buffers])
 
 
 class SubprocessTaskRunner(TaskRunner):
@@ -94,7 +103,9 @@ class SubprocessTaskRunner(TaskRunner):
         self.running: dict[int, subprocess.Popen[bytes]] = {}
         self.stopping: set[int] = set()
         self.is_open = True
-        self.threads = [threading.Thread(target=self.serve) for _ in range(self.workers)]
+        self.threads = [
+            threading.Thread(target=self.serve, daemon=True) for _ in range(self.workers)
+        ]
         for thread in self.threads:
             thread.start()
 
@@ -138,11 +149,12 @@ class SubprocessTaskRunner(TaskRunner):
         process = start_worker()
         while attempt := self.take(process):
             try:
-                payload = cloudpickle.dumps((attempt.fn, attempt.args, attempt.kwargs))
+                call = cloudpickle.dumps((attempt.fn, attempt.args, attempt.kwargs))
+                payload = pickle.dumps((attempt.environment, call))
             except Exception as error:
                 outcome = Outcome(attempt.id, "raised", error=error)
             else:
-                outcome = ask(process, attempt, payload)
+                outcome = ask(process, attempt, payload, self.report)
             with self.changed:
                 del self.running[attempt.id]
                 if outcome.kind == "lost" and attempt.id in self.stopping:
@@ -164,20 +176,30 @@ class SubprocessTaskRunner(TaskRunner):
             return attempt
 
 
-def ask(process: subprocess.Popen[bytes], attempt: Attempt, payload: bytes) -> Outcome:
+def ask(
+    process: subprocess.Popen[bytes],
+    attempt: Attempt,
+    payload: bytes,
+    report: Callable[[Event], None],
+) -> Outcome:
     assert process.stdin is not None
     assert process.stdout is not None
     began = time.monotonic()
     try:
         pickle.dump(payload, process.stdin)
         process.stdin.flush()
-        kind, answer = pickle.load(process.stdout)
+        while (answer := pickle.load(process.stdout))[0] == "output":
+            report(Output(attempt.id, (answer[1],), str(process.pid)))
     except (EOFError, BrokenPipeError, pickle.UnpicklingError):
         return Outcome(attempt.id, "lost", reason="the worker died")
     seconds = time.monotonic() - began
-    if kind == "raised":
-        return Outcome(attempt.id, "raised", error=answer, duration_seconds=seconds)
-    return Outcome(attempt.id, "returned", Packed(answer), duration_seconds=seconds)
+    _, how, value, buffers = answer
+    if how == running.RAISED:
+        return Outcome(attempt.id, "raised", error=RemoteError(*value), duration_seconds=seconds)
+    if how == running.PACKED:
+        data, *buffers = buffers if value is None else [value, *buffers]
+        value = Packed(data, tuple(buffers))
+    return Outcome(attempt.id, "returned", value, duration_seconds=seconds)
 
 
 def start_worker() -> subprocess.Popen[bytes]:
@@ -248,6 +270,12 @@ def a_start_too_late(event: Event) -> Iterator[Event]:
         yield Started(event.attempt_id, "late", time.monotonic())
 
 
+def a_record_too_late(event: Event) -> Iterator[Event]:
+    yield event
+    if isinstance(event, Outcome):
+        yield Output(event.attempt_id, ())
+
+
 def of_another(event: Event) -> Iterator[Event]:
     yield event
     if isinstance(event, Outcome):
@@ -258,6 +286,7 @@ def of_another(event: Event) -> Iterator[Event]:
     ("change", "complaint"),
     [
         pytest.param(twice, "ended twice", id="twice"),
+        pytest.param(a_record_too_late, "logged after its outcome", id="record"),
         pytest.param(never, "exactly one outcome", id="never"),
         pytest.param(a_start_too_late, "started after its outcome", id="late"),
         pytest.param(of_another, "never submitted", id="another"),
@@ -315,9 +344,39 @@ class TakesForks(ThreadPoolTaskRunner):
         super().submit(attempts)
 
 
+class TellsNothing(SubprocessTaskRunner):
+    """Forgets what attempts say of their runs."""
+
+    def submit(self, attempts: Sequence[Attempt]) -> None:
+        super().submit([attempt._replace(environment=None) for attempt in attempts])
+
+
+class LosesOutput(SubprocessTaskRunner):
+    """Reports no log records."""
+
+    def open(self, report: Callable[[Event], None], options: Mapping[str, Any]) -> None:
+        super().open(lambda event: None if isinstance(event, Output) else report(event), options)
+
+
 @pytest.mark.parametrize(
     ("runner", "check", "complaint"),
     [
+        (
+            TellsNothing(1),
+            "test_the_function_is_told_what_the_attempt_says_of_its_run",
+            "own surroundings",
+        ),
+        (
+            TellsNothing(1),
+            "test_context_variables_are_set_for_their_attempt_alone",
+            "the values of the attempt",
+        ),
+        (
+            LosesOutput(1),
+            "test_what_is_logged_comes_in_order_and_before_the_outcome",
+            "every record",
+        ),
+        (LosesOutput(1), "test_what_was_logged_just_before_a_death_is_there", "by no death"),
         (FirstComeFirstServed(1), "test_a_higher_priority_goes_first", "higher priority"),
         (DeafToCancel(1), "test_what_has_not_begun_is_dropped", "what waits|one outcome"),
         (
@@ -364,7 +423,7 @@ def test_the_kit_notices_threads_before_open() -> None:
 
 def kit_of(runner: TaskRunner) -> TaskRunnerConformance:
     class Kit(TaskRunnerConformance):
-        patience_seconds = 0.4
+        patience_seconds = 5.0 if runner.capabilities.pickles else 0.4
 
         def make_runner(self) -> TaskRunner:
             return runner

@@ -1,6 +1,9 @@
 """What is special about the process runner: its workers, its batches, and what it sends them."""
 
+import contextlib
+import gc
 import multiprocessing
+import operator
 import os
 import pathlib
 import subprocess
@@ -13,6 +16,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+from penstock.task_runners import Siblings
 from penstock.testing.harness import RunnerHarness, live_children
 from penstock.testing.subjects import Gate, pass_gate
 from penstock_runners.process import ProcessPoolTaskRunner
@@ -300,3 +304,42 @@ def test_two_runs_on_one_pool_do_not_wait_for_each_other_to_close(tmp_path: path
     gate.open()
     assert first.value(first.outcome(held)) == "passed"
     first.close()
+
+
+def constants_kept() -> int:
+    """Return how many files of constants are open here."""
+    links = []
+    for path in pathlib.Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            links.append(os.readlink(path))
+    return sum("penstock-constant" in link for link in links)
+
+
+def test_constants_that_outlive_their_pool_are_let_go_in_silence(tmp_path: pathlib.Path) -> None:
+    harness = opened(ProcessPoolTaskRunner(1, env={"D": "1"}), tmp_path)
+    siblings = Siblings((0,))
+    attempt = harness.attempt(len, bytes(1_000_000), siblings=siblings)
+    harness.submit(attempt)
+    assert harness.value(harness.outcome(attempt)) == 1_000_000
+    assert constants_kept() == 1
+    harness.close()
+    POOLS.end()
+    assert constants_kept() == 0
+    del attempt, siblings  # a warning, hence an error, if that used what is closed
+    gc.collect()
+
+
+def test_constants_are_let_go_when_no_attempt_has_them(harness: RunnerHarness) -> None:
+    siblings = Siblings((0,))
+    attempts = [
+        harness.attempt(operator.getitem, bytes(1_000_000), index, siblings=siblings)
+        for index in range(20)
+    ]
+    harness.submit(*attempts)
+    assert {harness.value(harness.outcome(attempt)) for attempt in attempts} == {0}
+    assert constants_kept() == 1
+    del attempts, siblings
+    deadline = time.monotonic() + 10
+    while constants_kept():
+        assert time.monotonic() < deadline
+        harness.run(abs, -1)

@@ -13,6 +13,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+from penstock.sizes import format_size, parse_size
 from penstock.testing.harness import RunnerHarness, live_children
 from penstock.testing.subjects import Gate, pass_gate
 from penstock_runners import process
@@ -20,7 +21,6 @@ from penstock_runners.process import ProcessPoolTaskRunner
 from penstock_runners.process_pool import crew
 from penstock_runners.process_pool.endings import describe_exit
 from penstock_runners.process_pool.memory import MemoryWatch, resident_bytes
-from penstock_runners.process_pool.sizes import format_size, parse_size
 from penstock_runners.process_pool.workers import Worker
 
 MB = 1_000_000

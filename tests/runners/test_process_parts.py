@@ -1,29 +1,22 @@
-"""The pure parts of the process runner: batching, shipping, culprits, frames and the slot table."""
+"""The pure parts of the process runner: batching, frames, the slot table, the queue, constants."""
 
-import functools
-import importlib
 import os
-import pathlib
 import pickle
-import sys
-import threading
 import types
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from penstock import shipping
-from penstock.attempt import Attempt
-from penstock.by_value import ByValue
-from penstock.testing import subjects
-from penstock.worker import culprit, errors, packing
+from penstock.attempt import Attempt, Siblings
+from penstock.worker import packing
 from penstock_runners.batching import Pace, most_in_batch
 from penstock_runners.inline import SequentialTaskRunner
 from penstock_runners.process_pool import frames
 from penstock_runners.process_pool.feeding import takes_another_batch
 from penstock_runners.process_pool.frames import FrameReader
 from penstock_runners.process_pool.jobs import Client, Job, JobQueue
+from penstock_runners.process_pool.parcels import ParcelStore
+from penstock_runners.process_pool.segments import Segment, blob_of, opened
 from penstock_runners.process_pool.slots import Slot, SlotTable
 
 # --- batching ---------------------------------------------------------------------------
@@ -61,231 +54,6 @@ def test_a_busy_worker_gets_another_batch_only_of_short_work() -> None:
     assert not takes_another_batch(worker(300, 0.0))
 
 
-# --- functions ---------------------------------------------------------------------------
-
-
-def make_main_function(source: str, **names: Any) -> tuple[Any, dict[str, Any]]:
-    """Return `f` of a source as if it stood in a script."""
-    module = types.ModuleType("__main__")
-    vars(module).update(names)
-    exec(source, vars(module))
-    return vars(module)["f"], vars(module)
-
-
-def test_the_bytes_of_a_function_are_used_again() -> None:
-    store = shipping.FunctionStore()
-    fn, _ = make_main_function("def f(x): return x + step", step=2)
-    assert store.find(fn) is store.find(fn)
-    assert pickle.loads(store.find(fn).blob)(1) == 3
-
-
-def test_equal_content_is_one_function() -> None:
-    store = shipping.FunctionStore()
-    first, _ = make_main_function("def f(x): return x")
-    second, _ = make_main_function("def f(x): return x")
-    assert store.find(first) is store.find(second)
-
-
-@pytest.mark.parametrize(
-    ("source", "before", "after"),
-    [
-        ("def f(): return a", 1, 2),
-        ("def f(): return a", (1, 2), (1, 3)),
-        ("def f(): return a.value", types.SimpleNamespace(value=1), types.SimpleNamespace(value=2)),
-        ("def f(): return [a for _ in 'x'][0]", 1, 2),
-        ("def g(): return a\ndef f(): return g()", 1, 2),
-        ("def f(): return (lambda: a)()", 1, 2),
-    ],
-)
-def test_a_changed_global_is_seen_wherever_it_is_used(source: str, before: Any, after: Any) -> None:
-    store = shipping.FunctionStore()
-    fn, names = make_main_function(source, a=before)
-    first = pickle.loads(store.find(fn).blob)()
-    names["a"] = after
-    assert pickle.loads(store.find(fn).blob)() == fn() != first
-
-
-def test_what_the_methods_of_a_class_see_is_not_guessed() -> None:
-    fn, _ = make_main_function("class C:\n  def m(self): return a\ndef f(): return C().m()", a=1)
-    assert shipping.what_it_sees(fn, ByValue()) is None
-
-
-def test_what_changes_in_place_is_seen() -> None:
-    store = shipping.FunctionStore()
-    table = {"a": 1}
-    fn, _ = make_main_function("def f(): return table['a']", table=table)
-    assert pickle.loads(store.find(fn).blob)() == 1
-    table["a"] = 2
-    assert pickle.loads(store.find(fn).blob)() == 2
-    assert shipping.what_it_sees(fn, ByValue()) is None
-
-
-def test_a_changed_closure_and_a_changed_default_are_seen() -> None:
-    store = shipping.FunctionStore()
-    number = 1
-
-    def fn(plus: int = 0) -> int:
-        return number + plus
-
-    vars(fn)["__module__"] = fn.__module__ = "__main__"
-    assert pickle.loads(store.find(fn).blob)() == 1
-    number = 2
-    assert pickle.loads(store.find(fn).blob)() == 2
-    fn.__defaults__ = (5,)
-    assert pickle.loads(store.find(fn).blob)() == 7
-
-
-class TaskLike:
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self.fn = fn
-
-
-@pytest.fixture
-def module_with_task(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
-) -> Iterator[types.ModuleType]:
-    (tmp_path / "some_module_with_a_task.py").write_text("def f(x): return x + 1")
-    monkeypatch.syspath_prepend(tmp_path)
-    yield importlib.import_module("some_module_with_a_task")
-    del sys.modules["some_module_with_a_task"]
-
-
-def test_an_importable_function_goes_by_name(module_with_task: types.ModuleType) -> None:
-    fn = vars(module_with_task)["f"]
-    assert shipping.reference_to(fn, ByValue()) == ("some_module_with_a_task", "f")
-    assert pickle.loads(shipping.FunctionStore().find(fn).blob) is fn
-    assert shipping.reference_to(subjects.add, ByValue()) == ("penstock.testing.subjects", "add")
-    assert shipping.reference_to(len, ByValue()) == ("builtins", "len")
-    assert shipping.reference_to(functools.partial(len), ByValue()) is None
-
-
-def test_the_function_of_a_task_goes_by_the_name_of_the_task(
-    module_with_task: types.ModuleType,
-) -> None:
-    fn = vars(module_with_task)["f"]
-    vars(module_with_task)["f"] = TaskLike(fn)
-    assert shipping.reference_to(fn, ByValue()) == ("some_module_with_a_task", "f")
-    assert pickle.loads(shipping.FunctionStore().find(fn).blob) is fn
-
-
-# --- arguments ------------------------------------------------------------------------------
-
-
-def test_scalars_are_not_pickled() -> None:
-    packed = shipping.pack_call(len, (1, "a", None, 2.5), {}, ByValue())
-    assert packed == ((1, "a", None, 2.5), [], True)
-
-
-@pytest.mark.parametrize(
-    "value", [True, [1], "x" * 100_000, 2**300, {"a": (1,)}, bytearray(200_000), lambda: 0]
-)
-def test_a_call_is_the_same_after_the_journey(value: Any) -> None:
-    packed = shipping.pack_call(len, (value,), {"k": value}, ByValue())
-    args, kwargs = packing.load_call(packed.payload, list(packed.buffers))
-    if callable(value):
-        assert args[0]() == kwargs["k"]() == 0
-    else:
-        assert args == (value,)
-        assert kwargs == {"k": value}
-
-
-# --- culprits ---------------------------------------------------------------------------------
-
-
-class Holder:
-    def __init__(self, **parts: Any) -> None:
-        vars(self).update(parts)
-
-
-class Slotted:
-    __slots__ = ("inner",)
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-
-
-LOCK = threading.Lock()
-WHY = "cannot pickle '_thread.lock' object"
-
-
-def load(table: str, conn: object, *more: object, **options: object) -> None:
-    pass
-
-
-@pytest.mark.parametrize(
-    ("args", "kwargs", "path"),
-    [
-        (("t", Holder(pool=Holder(_lock=LOCK))), {}, "argument 'conn' -> .pool -> ._lock"),
-        (("t",), {"conn": [1, {"k": LOCK}]}, "argument 'conn' -> [1] -> ['k']"),
-        (("t", 1, 2, LOCK), {}, "argument 'more' -> [1]"),
-        (("t", 1), {"extra": (LOCK,)}, "argument 'extra' -> [0]"),
-        (("t", Slotted([LOCK])), {}, "argument 'conn' -> .inner -> [0]"),
-        (("t", functools.partial(print, LOCK)), {}, "argument 'conn' -> its state -> [0]"),
-        ((1, 2, LOCK, 4), {"unfit": LOCK, "table": 3}, "argument '2'"),
-    ],
-)
-def test_the_argument_that_cannot_be_pickled_is_named(
-    args: tuple[Any, ...], kwargs: dict[str, Any], path: str
-) -> None:
-    assert culprit.explain_call(load, args, kwargs) == f"{path}: {WHY}"
-
-
-def test_what_a_function_holds_is_named() -> None:
-    fn, _ = make_main_function("def f(): return lock", lock=LOCK)
-    assert culprit.explain_function(fn) == f"function f -> global 'lock': {WHY}"
-
-
-def test_a_value_that_holds_itself_is_no_endless_search() -> None:
-    ring: list[Any] = [LOCK]
-    ring.insert(0, ring)
-    assert culprit.explain_value("result", ring) == f"result -> [1]: {WHY}"
-
-
-# --- errors ------------------------------------------------------------------------------------
-
-
-class Unloadable(Exception):
-    def __init__(self, first: object, second: object) -> None:
-        super().__init__(f"{first} {second}")
-
-
-def test_an_exception_that_cannot_be_loaded_travels_as_text() -> None:
-    name, message, text, pickled = errors.pack_error(Unloadable(1, 2))
-    assert name.endswith("Unloadable")
-    assert message == "1 2"
-    assert "Unloadable: 1 2" in text
-    assert pickled is None
-
-
-def test_a_bad_cause_does_not_spoil_a_good_exception() -> None:
-    error = ValueError("good")
-    error.__cause__ = Unloadable(1, 2)
-    pickled = errors.pack_error(error)[3]
-    assert pickled is not None
-    assert repr(pickle.loads(pickled)) == "ValueError('good')"
-
-
-def test_exceptions_in_a_circle_travel() -> None:
-    first, second = ValueError("first"), KeyError("second")
-    first.__context__, second.__context__ = second, first
-    pickled = errors.pack_error(first)[3]
-    assert pickled is not None
-    loaded = pickle.loads(pickled)
-    assert loaded.__context__.__context__ is loaded
-
-
-class Speechless(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no words")
-
-
-def test_an_exception_that_cannot_be_printed_travels() -> None:
-    name, message, text, _ = errors.pack_error(Speechless())
-    assert name.endswith("Speechless")
-    assert "RuntimeError" in message
-    assert "Speechless" in text
-
-
 # --- frames and slots ----------------------------------------------------------------------------
 
 
@@ -321,7 +89,9 @@ def test_a_slot_tells_what_its_worker_was_at() -> None:
     theirs = Slot(table.descriptor, 1)
     theirs.begin(7, 12.5)
     ours = table.slot(1)
-    assert (ours.number, ours.began, ours.is_held) == (7, 12.5, False)
+    assert (ours.number, ours.began, ours.called, ours.is_held) == (7, 12.5, 0.0, False)
+    theirs.call(12.75)
+    assert (ours.began, ours.called) == (12.5, 12.75)
     ours.hold(True)
     assert theirs.is_held
     assert table.slot(0).number == 0
@@ -358,3 +128,93 @@ def test_the_queue_keeps_order_within_priority() -> None:
         order.append(job_or_none.number)
     assert order == [2, 4, 1, 5]
     assert len(queue) == 0
+
+
+# --- constants ------------------------------------------------------------------------------------
+
+
+class Block:
+    """As an array: its memory is one buffer, pickled out of band."""
+
+    def __init__(self, memory: Any) -> None:
+        self.memory = memory
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Block, (pickle.PickleBuffer(self.memory),)
+
+
+@pytest.mark.parametrize("value", [list(range(50_000)), "x" * 200_000, {"a": [b"y" * 100_000]}])
+def test_a_segment_holds_a_value(value: Any) -> None:
+    segment = Segment(packing.pack(value))
+    load = opened(segment.path.encode())
+    assert load() == value
+    assert load() is not load() or isinstance(value, str)
+    segment.close()
+    assert load() == value, "what is mapped stays, whatever becomes of the driver's end"
+
+
+def test_large_buffers_in_a_segment_are_mapped_and_cannot_be_changed() -> None:
+    segment = Segment(packing.pack([Block(bytearray(b"z" * 100_000)), Block(bytearray(70_001))]))
+    first, second = opened(segment.path.encode())()
+    segment.close()
+    assert bytes(first.memory) == b"z" * 100_000
+    assert bytes(second.memory) == bytes(70_001)
+    with pytest.raises(TypeError, match="read-only"):
+        first.memory[0] = 1
+
+
+def test_a_constant_travels_as_a_blob_where_memory_cannot_be_shared() -> None:
+    value = [Block(bytearray(b"z" * 100_000)), list(range(100))]
+    block, numbers = opened(blob_of(packing.pack(value)))()
+    assert bytes(block.memory) == b"z" * 100_000
+    assert numbers == list(range(100))
+
+
+class Store:
+    """A store of parcels, and how often it has asked to be swept."""
+
+    def __init__(self) -> None:
+        self.wakes = 0
+        self.store = ParcelStore((), self.wake)
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+
+def test_a_constant_is_one_parcel_as_long_as_its_siblings_live() -> None:
+    store, siblings, large = Store(), Siblings((0,)), list(range(50_000))
+    attempts = [Attempt(number, len, (large,), siblings=siblings) for number in range(3)]
+    parcels = {store.store.constant(attempt, 0) for attempt in attempts}
+    assert len(parcels) == 1
+    (parcel,) = parcels
+    assert parcel is not None
+    assert store.store.sweep() == []
+    del attempts, siblings
+    assert store.wakes == 1
+    assert store.store.sweep() == [parcel.number]
+    assert not os.path.exists(parcel.blob), "its memory is given back"
+
+
+def test_a_small_constant_goes_with_each_call() -> None:
+    store, siblings = Store(), Siblings((0, 1))
+    attempt = Attempt(1, max, (3, [1, 2]), siblings=siblings)
+    assert store.store.constant(attempt, 0) is None
+    assert store.store.constant(attempt, 1) is None
+
+
+def test_a_closed_store_has_let_go_and_hears_of_nothing() -> None:
+    store, siblings = Store(), Siblings((0,))
+    attempt = Attempt(1, len, (list(range(50_000)),), siblings=siblings)
+    parcel = store.store.constant(attempt, 0)
+    assert parcel is not None
+    store.store.close()
+    assert not os.path.exists(parcel.blob)
+    del attempt, siblings
+    assert store.wakes == 0
+
+
+def test_surroundings_are_one_parcel_for_the_same_bytes() -> None:
+    store = Store().store
+    shared, other = b"shared".join([b"", b""]), bytes([1, 2])
+    assert store.surroundings(shared) is store.surroundings(shared)
+    assert store.surroundings(other) is not store.surroundings(shared)

@@ -25,8 +25,8 @@ Opener = Callable[..., RunnerHarness]
 def opened(tmp_path: pathlib.Path) -> Iterator[Opener]:
     harnesses: list[RunnerHarness] = []
 
-    def open_runner(*args: int) -> RunnerHarness:
-        harness = RunnerHarness(ThreadPoolTaskRunner(*args), tmp_path, PATIENCE)
+    def open_runner(max_workers: int | None = None, max_async: int = 1000) -> RunnerHarness:
+        harness = RunnerHarness(ThreadPoolTaskRunner(max_workers, max_async), tmp_path, PATIENCE)
         harness.open()
         harnesses.append(harness)
         return harness

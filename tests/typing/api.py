@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, assert_type
 
-from penstock import PenstockFuture, PenstockFutureList, State, flow, task
+from penstock import PenstockFuture, PenstockFutureList, State, Transaction, flow, task
+from penstock.explaining import Explanation
 from penstock.states import Completed
+from penstock.transactions import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -110,3 +112,14 @@ def hooks_keep_their_functions() -> None:
 def a_state_knows_its_value() -> None:
     state: State[int] = Completed(data=1)
     assert_type(state.result(), int)
+
+
+def a_call_can_be_explained() -> None:
+    assert_type(double.explain(1), Explanation)
+    assert_type(double.explain(double.submit(1)), Explanation)
+    assert_type(double.explain(1).reasons, tuple[str, ...])
+
+
+def a_transaction_is_a_top_level_name() -> None:
+    with transaction(key="day") as txn:
+        assert_type(txn, Transaction)

@@ -21,6 +21,7 @@ from penstock.cache_policies import (
     NONE,
     RUN_ID,
     TASK_SOURCE,
+    TASK_SOURCE_DEEP,
     CacheKeyFnPolicy,
     CachePolicy,
     CompoundCachePolicy,
@@ -179,24 +180,22 @@ def test_084_an_input_left_out_does_not_count_and_need_not_have_a_hash(policy: C
         each.close()
 
 
-def test_084_leaving_an_input_out_of_a_policy_without_inputs_brings_in_the_others() -> None:
-    assert RUN_ID - "x" == RUN_ID + (INPUTS - "x")
-    assert key_of(RUN_ID - "x", x=1, y=1) != key_of(RUN_ID - "x", x=1, y=2)
+@pytest.mark.parametrize("policy", [RUN_ID, TASK_SOURCE, FLOW_PARAMETERS, RUN_ID + TASK_SOURCE])
+def test_084_a_policy_that_looks_at_no_inputs_has_none_to_leave_out(policy: CachePolicy) -> None:
+    assert policy - "x" == policy
+    assert key_of(RUN_ID - "x", x=1, y=1) == key_of(RUN_ID - "x", x=1, y=2)
 
 
 def test_084_what_one_part_leaves_out_is_left_out_of_the_sum() -> None:
-    assert INPUTS + (RUN_ID - "x") == INPUTS - "x" + RUN_ID
+    assert INPUTS + RUN_ID + (INPUTS - "x") == INPUTS - "x" + RUN_ID
 
 
 def test_084_no_caching_stays_no_caching_without_an_input() -> None:
     assert NONE - "x" == NONE
 
 
-def test_084_leaving_out_what_is_not_an_input_is_an_error_that_lists_the_inputs() -> None:
-    with pytest.raises(
-        ValueError, match=r"leaves out 'con', but the task's inputs are 'x', 'conn'"
-    ):
-        key_of(DEFAULT - "con", x=1, conn=2)
+def test_084_tasks_with_and_without_an_input_may_share_a_policy_that_leaves_it_out() -> None:
+    assert key_of(DEFAULT - "conn", x=1) != key_of(DEFAULT - "conn", x=2)
 
 
 @pytest.mark.parametrize("other", [3, ["x"], None])
@@ -217,6 +216,13 @@ def test_084_options_of_the_parts_become_those_of_the_sum_unless_they_disagree(o
         assert getattr(policy, option) == "one"
     with pytest.raises(ValueError, match=option):
         one + two
+
+
+def test_084_a_policy_takes_its_options_when_it_is_made_too() -> None:
+    assert Inputs(key_storage="here") == INPUTS.configure(key_storage="here")
+    whole = CompoundCachePolicy(policies=[INPUTS, RUN_ID], isolation_level="SERIALIZABLE")
+    assert whole == (INPUTS + RUN_ID).configure(isolation_level="SERIALIZABLE")
+    assert whole - "x" == (INPUTS - "x" + RUN_ID).configure(isolation_level="SERIALIZABLE")
 
 
 def test_configuring_leaves_the_original_and_the_other_options_alone() -> None:
@@ -254,7 +260,8 @@ def test_a_policy_prints_as_the_code_that_makes_it(policy: CachePolicy, text: st
 
 
 def test_policies_compare_hash_and_pickle_by_value() -> None:
-    policies = [INPUTS, INPUTS - "a", TASK_SOURCE, RUN_ID, FLOW_PARAMETERS, NONE, DEFAULT]
+    policies: list[CachePolicy] = [INPUTS, INPUTS - "a", TASK_SOURCE, TASK_SOURCE_DEEP, RUN_ID]
+    policies += [FLOW_PARAMETERS, NONE, DEFAULT]
     policies += [
         DEFAULT - "a",
         CacheKeyFnPolicy(task_input_hash),
@@ -267,13 +274,64 @@ def test_policies_compare_hash_and_pickle_by_value() -> None:
     assert all(one != two for one, two in itertools.combinations(policies, 2))
 
 
-def test_a_policy_of_ones_own_overrides_one_method_and_adds_up_with_the_others() -> None:
-    class PerDay(CachePolicy):
-        def compute_key(self, *args: Any, **kwargs: Any) -> str | None:
-            return "Monday"
+class Plain(CachePolicy):
+    def compute_key(self, *args: Any, **kwargs: Any) -> str | None:
+        return "Monday"
 
-    assert key_of(PerDay()) == "Monday"
-    assert key_of(PerDay() + INPUTS, x=1) != key_of(PerDay() + INPUTS, x=2)
+
+@dataclasses.dataclass
+class Changeable(CachePolicy):
+    day: str = "Monday"
+
+    def compute_key(self, *args: Any, **kwargs: Any) -> str | None:
+        return self.day
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(CachePolicy):
+    day: str = "Monday"
+
+    def compute_key(self, *args: Any, **kwargs: Any) -> str | None:
+        return self.day
+
+
+@pytest.mark.parametrize("own", [Plain(), Changeable(), Frozen()], ids=lambda p: type(p).__name__)
+def test_a_policy_of_ones_own_overrides_one_method_and_adds_up_with_the_others(
+    own: CachePolicy,
+) -> None:
+    assert key_of(own) == "Monday"
+    assert key_of(own + INPUTS, x=1) != key_of(own + INPUTS, x=2)
+    assert (own + INPUTS) + own == own + INPUTS
+    assert own.configure(key_storage="there").key_storage == "there"
+    assert (INPUTS + own.configure(key_storage="there")).key_storage == "there"
+    assert own - "x" == own
+    with pytest.raises(ValueError, match="key_storage"):
+        own.configure(key_storage="here") + INPUTS.configure(key_storage="there")
+
+
+def test_policies_that_need_no_context_do_without() -> None:
+    inputs: dict[str, Any] = {"x": 1}
+    assert INPUTS.compute_key(None, inputs, None) is not None
+    assert FLOW_PARAMETERS.compute_key(None, inputs, {"day": 1}) is not None
+    for policy in (TASK_SOURCE, TASK_SOURCE_DEEP, RUN_ID):
+        assert policy.compute_key(None, inputs, None) is None
+
+
+def test_082_a_flow_parameter_without_a_hash_is_named_as_such() -> None:
+    with pytest.raises(
+        UnhashableInputError, match=r"^flow parameter 'lock' cannot be .* leave FLOW"
+    ):
+        FLOW_PARAMETERS.compute_key(context(), {}, {"lock": object()})
+
+
+def test_080_the_deep_policy_sees_a_helper_change_that_the_shallow_one_does_not() -> None:
+    cells: dict[str, Any] = {"__name__": "__main__"}
+    exec("def clean(x): return x\ndef work(x): return clean(x)", cells)
+    here = context(cells["work"])
+    deep, shallow = key_of(TASK_SOURCE_DEEP, here), key_of(TASK_SOURCE, here)
+    exec("def clean(x): return x + 1", cells)
+    assert key_of(TASK_SOURCE, here) == shallow
+    assert key_of(TASK_SOURCE_DEEP, here) != deep
 
 
 # --- task_input_hash --------------------------------------------------------------------

@@ -12,10 +12,12 @@ from penstock.context import CURRENT
 from penstock.engine.dispatch import Dispatcher, RunnerHandle, rank
 from penstock.retries import RetryPolicy
 from penstock.runs import Plan, TaskRun
-from penstock.task_runners import Capabilities, Outcome
+from penstock.task_runners import Broken, Capabilities, Outcome
 from penstock.testing import ManualTaskRunner
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from penstock.runs import Run
 
 
@@ -37,7 +39,7 @@ class Bench:
     def _go(self, run: Run) -> None:
         self.dispatcher.take(run)
 
-    def run(self, priority: int = 0, depth: int = 0, *tags: str) -> TaskRun:
+    def run(self, priority: int = 0, depth: int = 0, *tags: str, **resources: float) -> TaskRun:
         self.number += 1
         plan = Plan(
             subject=work,
@@ -55,7 +57,9 @@ class Bench:
             is_generator=False,
             is_plain=True,
             runner=self.handle,
-            limited_tags=self.dispatcher.limits.limited(frozenset(tags)),
+            limits=self.dispatcher.admission.limits.limited(frozenset(tags)),
+            is_held=bool(tags or resources),
+            resources=resources,
         )
         run = TaskRun(plan, None, None, None, (self.number,), {}, 0.0, self.number)
         run.priority, run.depth, run.was_submitted = priority, depth, True
@@ -180,12 +184,14 @@ def test_what_is_not_in_the_queue_cannot_be_withdrawn() -> None:
     assert not bench.dispatcher.withdraw(run)
 
 
-def test_all_runs_can_be_withdrawn_with_their_places() -> None:
+def test_a_run_that_is_withdrawn_gives_its_place_back() -> None:
     bench = Bench(ManualTaskRunner(credit=0), db=1)
-    runs = [bench.run(0, 0, "db"), bench.run()]
+    runs = [bench.run(0, 0, "db") for _ in range(2)]
     bench.enqueue(*runs)
-    assert set(bench.dispatcher.withdraw_all()) == set(runs)
-    assert bench.dispatcher.limits.acquire(bench.run(0, 0, "db"))
+    assert bench.dispatcher.withdraw(runs[0])
+    bench.runner.credit_limit = 1
+    bench.dispatcher.feed_again(bench.handle)
+    assert bench.handed_out() == [1]
 
 
 def test_a_run_of_a_limited_tag_lines_up_when_there_is_a_place() -> None:
@@ -206,6 +212,78 @@ def test_a_direct_call_that_leaves_the_line_takes_no_place() -> None:
     bench.dispatcher.leave(direct)
     bench.dispatcher.end_attempt(Outcome(first.attempt_id, "returned"))
     assert bench.handed_out() == [0, 2]
+
+
+class GPUs(ManualTaskRunner):
+    resources: Mapping[str, float] = {"GPU": 2}
+
+
+def test_an_attempt_is_submitted_when_its_resources_are_free() -> None:
+    bench = Bench(GPUs())
+    runs = [bench.run(GPU=1) for _ in range(3)]
+    bench.enqueue(*runs)
+    assert bench.handed_out() == [0, 1]
+    assert [run.resources for run in runs] == [{"GPU": (0,)}, {"GPU": (1,)}, {}]
+    bench.dispatcher.end_attempt(Outcome(runs[0].attempt_id, "lost"))
+    assert runs[0].resources == {}
+    assert bench.handed_out() == [0, 1, 2]
+    assert runs[2].resources == {"GPU": (0,)}
+
+
+def test_those_that_need_no_resources_pass_by_one_that_waits_for_them() -> None:
+    bench = Bench(GPUs(credit=3))
+    bench.enqueue(bench.run(GPU=2), bench.run(GPU=1), bench.run(), bench.run())
+    assert bench.handed_out() == [0, 2, 3], "the one that waits takes no credit"
+
+
+def test_a_higher_priority_that_comes_while_others_wait_is_next() -> None:
+    bench = Bench(GPUs())
+    first = bench.run(GPU=2)
+    bench.enqueue(first, bench.run(GPU=2))
+    bench.handed_out()
+    bench.enqueue(bench.run(1, 0, GPU=2))
+    assert bench.handed_out() == [0]
+    bench.dispatcher.end_attempt(Outcome(first.attempt_id, "returned"))
+    assert bench.handed_out() == [0, 2]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_run_that_waits_for_resources_can_be_withdrawn(index: int) -> None:
+    bench = Bench(GPUs())
+    holder = bench.run(GPU=1)
+    waiting = [bench.run(GPU=2), bench.run(GPU=2)]
+    bench.enqueue(holder, *waiting)
+    bench.handed_out()
+    assert bench.dispatcher.withdraw(waiting[index])
+    bench.dispatcher.end_attempt(Outcome(holder.attempt_id, "returned"))
+    assert bench.handed_out() == [0, 2 - index]
+
+
+def test_when_a_large_one_is_withdrawn_those_behind_it_go_on() -> None:
+    bench = Bench(GPUs())
+    runs = [bench.run(GPU=1), bench.run(GPU=2), bench.run(GPU=1)]
+    bench.enqueue(*runs)
+    assert bench.handed_out() == [0]
+    bench.dispatcher.withdraw(runs[1])
+    assert bench.handed_out() == [0, 2]
+
+
+def test_a_runner_that_schedules_resources_by_itself_gets_all_of_them() -> None:
+    bench = Bench(GPUs(capabilities=Capabilities(schedules_resources=True)))
+    bench.enqueue(*(bench.run(GPU=2) for _ in range(3)))
+    assert bench.handed_out() == [0, 1, 2]
+    assert bench.runner.submitted[2].resources == {"GPU": 2}
+
+
+def test_what_waits_for_the_resources_of_a_broken_runner_is_abandoned() -> None:
+    bench = Bench(GPUs())
+    runs = [bench.run(GPU=2) for _ in range(2)]
+    bench.enqueue(*runs)
+    bench.handed_out()
+    bench.dispatcher.note_broken(Broken(RuntimeError("gone"), bench.runner))
+    bench.dispatcher.hand_out()
+    (outcome,) = bench.reported
+    assert (outcome.kind, outcome.attempt_id) == ("abandoned", runs[1].attempt_id)
 
 
 def test_while_paused_nothing_is_handed_out() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from penstock import PenstockFuture, allow_failure, as_completed, flow, pause_flow_run, task, wait
-from penstock.engine.driver import KILL_SECONDS
+from penstock.engine.attempts import KILL_SECONDS
 from penstock.engine.task_run import MOST_UNCHARGED
 from penstock.exceptions import (
     CancelledRun,
@@ -47,8 +47,16 @@ def check_books(bench: Bench) -> None:
     assert engine.dispatcher.attempts == {}
     assert engine.loop.in_flight == 0
     assert bench.flow_run.active == set()
-    assert engine.dispatcher.limits._holding == {}
-    assert not engine.dispatcher.limits._waiting
+    limits = engine.dispatcher.admission.limits
+    assert limits._holding == {}
+    assert not limits.has_waiting()
+    assert not any(
+        line._given or line.waiting for line in engine.dispatcher.admission._lines.values()
+    )
+    for handle in engine.dispatcher.handles():
+        assert not handle.ready
+        assert not handle.resources.has_waiting()
+        assert handle.resources._held == {}
 
 
 @task

@@ -438,6 +438,44 @@ def test_a_timeout_stops_the_runs_inside_and_fails_the_flow() -> None:
     assert played.first(CancelChildren).reason == "the flow run timed out"
 
 
+def test_user_007_a_flow_can_cancel_what_is_not_over_when_its_body_is() -> None:
+    value: list[Any] = [PenstockFuture(inside(Running(), Completed(data=1)))]
+    played = live(
+        a_run(on_exit="cancel"),
+        "ready",
+        ("execute Running", returned(value)),
+        "cancel all",
+        "settle",
+        "enter Completed",
+    )
+    command = played.first(CancelChildren)
+    assert (command.reason, command.keep_for) == ("the flow's body is over", value)
+
+
+def test_user_007_what_a_flow_cancelled_is_in_its_message_and_no_failure() -> None:
+    played = live(
+        a_run(on_exit="cancel"),
+        "ready",
+        ("execute Running", returned()),
+        "cancel all",
+        ("settle", Tally(begun=5, cancelled=2)),
+        "enter Completed",
+    )
+    assert played.state.message == "3/5 states completed, the others were cancelled."
+
+
+def test_user_041_equal_failures_are_told_before_the_end_of_the_outermost_flow() -> None:
+    books = Tally(begun=2)
+    for number in range(2):
+        books.failures.note(f"fetch-{number}", Failed(data=BOOM))
+    script: Script = ["ready", ("execute Running", returned()), ("settle", books)]
+    outermost = live(a_run(), *script, "log ERROR", "enter Completed")
+    assert outermost.log == ["2 x ValueError: boom, first 'fetch-0'"]
+    nested = a_run()
+    nested.flow_run = a_run()
+    live(nested, *script, "enter Completed")
+
+
 def test_a_timeout_of_a_flow_is_retried() -> None:
     report = Report(Outcome(0, "stopped"), NOW, timed_out=True)
     live(

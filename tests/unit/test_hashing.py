@@ -23,8 +23,9 @@ import threading
 import types
 import uuid
 import zoneinfo
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import attrs
 import pydantic
 import pytest
 from hypothesis import given, settings
@@ -32,6 +33,9 @@ from hypothesis import strategies as st
 
 from penstock.exceptions import PenstockError, UnhashableInputError
 from penstock.hashing import hash_arguments, stable_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SCALARS = (
     st.none()
@@ -197,6 +201,21 @@ def test_079_two_values_share_a_hash_exactly_if_types_and_contents_agree(a: Any,
     assert (stable_hash(a) == stable_hash(b)) == (exact(a) == exact(b))
 
 
+@given(VALUES, VALUES)
+@settings(max_examples=300)
+def test_079_values_that_python_or_repr_tells_apart_never_share_a_hash(a: Any, b: Any) -> None:
+    if stable_hash(a) == stable_hash(b):
+        assert type(a) is type(b)
+        assert repr(exact(a)) == repr(exact(b))
+
+
+@given(VALUES)
+def test_079_a_value_never_shares_its_hash_with_what_wraps_it(value: Any) -> None:
+    wrapped = [value, [value], (value,), {"": value}, {0: value}, {"k": [value]}, ([value],)]
+    wrapped += [collections.OrderedDict(k=value), types.SimpleNamespace(k=value), Job(1, value)]
+    assert len({stable_hash(each) for each in wrapped}) == len(wrapped)
+
+
 @given(VALUES)
 def test_079_a_copy_has_the_hash_of_the_original(value: Any) -> None:
     assert stable_hash(pickle.loads(pickle.dumps(value))) == stable_hash(value)
@@ -234,8 +253,54 @@ def test_079_every_process_gives_the_same_hashes_whatever_its_hash_seed(seed: st
     assert json.loads(answer.stdout) == [stable_hash(value) for value in distinct_values()]
 
 
-# Whoever has to change it throws away every cache: say so in the changes, and change _PERSON.
-GOLDEN = "e629c22f8d6cd99ab04b98937de59ffd"
+class Elsewhere:
+    """Another process with a hash seed of its own, that hashes what it is sent."""
+
+    PROGRAM = (
+        "import pickle, sys\n"
+        "from penstock.hashing import stable_hash\n"
+        "while True:\n"
+        "    try:\n"
+        "        value = pickle.load(sys.stdin.buffer)\n"
+        "    except EOFError:\n"
+        "        break\n"
+        "    print(stable_hash(value), flush=True)\n"
+    )
+
+    def __init__(self, seed: str) -> None:
+        paths = os.pathsep.join(path for path in sys.path if path)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.PROGRAM],
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": paths},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+
+    def stable_hash(self, value: object) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        pickle.dump(value, self.process.stdin)
+        self.process.stdin.flush()
+        return self.process.stdout.readline().decode().strip()
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[list[Elsewhere]]:
+    others = [Elsewhere(seed) for seed in ("0", "1", "4242")]
+    yield others
+    for other in others:
+        other.process.communicate()
+
+
+@given(VALUES)
+def test_079_whatever_the_value_its_hash_is_the_same_under_every_hash_seed(
+    elsewhere: list[Elsewhere], value: Any
+) -> None:
+    assert {other.stable_hash(value) for other in elsewhere} == {stable_hash(value)}
+
+
+# Whoever has to change it throws away every cache: say so in the changes, and change _FORMAT.
+GOLDEN = "862649fa3207f3a3da7473d3df2f0bb1"
 
 
 def test_079_the_format_of_the_hash_has_not_changed() -> None:
@@ -319,6 +384,40 @@ def test_a_container_inside_itself_counts_by_how_far_up_it_is() -> None:
 def test_the_same_object_twice_is_not_a_cycle() -> None:
     shared = [1]
     assert stable_hash([shared, shared]) == stable_hash([[1], [1]])
+
+
+def test_attributes_that_attrs_adds_for_itself_do_not_count() -> None:
+    @attrs.frozen(cache_hash=True)
+    class Circle:
+        radius: float
+        name: str = attrs.field(eq=False, default="")
+
+        @functools.cached_property
+        def area(self) -> float:
+            return 3.0 * self.radius**2
+
+    plain, looked_at = Circle(1.0), Circle(1.0)
+    assert looked_at.area == 3.0
+    assert hash(looked_at) == hash(plain)
+    assert stable_hash(looked_at) == stable_hash(Circle(1.0))
+    assert stable_hash(Circle(1.0, "a")) != stable_hash(plain)
+
+
+def test_a_container_that_others_add_to_is_read_at_one_moment() -> None:
+    class Growing(dict[str, int]):
+        def items(self) -> Any:
+            raise AssertionError("only what dict itself says")
+
+    growing = Growing(a=1)
+
+    class Adds:
+        def __stable_hash__(self) -> int:
+            growing["b"] = 2
+            return 1
+
+    growing["x"] = Adds()  # type: ignore[assignment]  # whatever a thread may do meanwhile
+    stable_hash(growing)
+    assert "b" in growing
 
 
 # --- what has no hash -------------------------------------------------------------------

@@ -6,6 +6,7 @@ Asked of a fresh interpreter, and by what it did, not by how long it took.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 HEAVY = (
     "dask",
     "distributed",
+    "fsspec",
     "joblib",
     "loky",
     "numpy",
@@ -63,6 +65,7 @@ def probe(statements: str = "") -> dict[str, Any]:
         text=True,
         timeout=30,
         check=True,
+        env={name: value for name, value in os.environ.items() if "PENSTOCK" not in name},
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -75,6 +78,19 @@ def imported() -> dict[str, Any]:
 
 def test_importing_penstock_loads_no_heavy_module(imported: dict[str, Any]) -> None:
     assert not set(HEAVY) & set(imported["modules"])
+
+
+def test_what_keeps_results_loads_no_heavy_module_and_touches_nothing() -> None:
+    """Also with stores made: fsspec comes when the first URL is read."""
+    statements = """
+import penstock.transactions, penstock.storage_choice
+from penstock.results import ResultStore
+ResultStore("s3://bucket/results"), ResultStore("/none")
+"""
+    found = probe(statements)
+    assert not set(HEAVY) & set(found["modules"])
+    assert found["events"] == []
+    assert found["threads"] == ["MainThread"]
 
 
 def test_importing_penstock_loads_no_task_runner(imported: dict[str, Any]) -> None:

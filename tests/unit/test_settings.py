@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextvars
 import dataclasses
+import inspect
+import itertools
 import logging
 import os
 import subprocess
@@ -53,6 +56,20 @@ def test_the_defaults_need_no_pydantic(project: Path) -> None:
         check=True,
     )
     assert done.stdout == "False\n"
+
+
+def test_every_setting_says_what_it_is() -> None:
+    (definition,) = ast.parse(inspect.getsource(Settings)).body
+    assert isinstance(definition, ast.ClassDef)
+    documented = [
+        before.target.id
+        for before, text in itertools.pairwise(definition.body)
+        if isinstance(before, ast.AnnAssign)
+        and isinstance(before.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    ]
+    assert documented == [field.name for field in dataclasses.fields(Settings)]
 
 
 def test_every_setting_has_a_kind_of_value() -> None:
@@ -171,6 +188,16 @@ def test_seed_126_delays_are_taken_in_every_spelling(
         ("tag_limits", {"db": 3}, {"db": 3}),
         ("tag_limits", "", {}),
         ("cancel_grace_seconds", "0", 0.0),
+        ("results_local_storage_path", " s3://bucket/x ", "s3://bucket/x"),
+        ("results_default_serializer", "json", "json"),
+        ("results_signing_key", " as it is ", " as it is "),
+        ("results_allow_shared_folder", "true", True),
+        ("results_max_bytes", "1000000", 1_000_000),
+        ("results_max_bytes", "none", None),
+        ("results_persist_by_default", "on", True),
+        ("tasks_refresh_cache", "1", True),
+        ("tasks_default_no_cache", "yes", True),
+        ("tasks_disable_caching", "TRUE", True),
     ],
 )
 def test_a_value_is_taken_as_people_write_it(name: str, given: object, value: object) -> None:
@@ -203,6 +230,8 @@ def test_a_value_is_taken_as_people_write_it(name: str, given: object, value: ob
         ("tag_limits", "{db"),
         ("tag_limits", 3),
         ("cancel_grace_seconds", "soon"),
+        ("results_max_bytes", "-1"),
+        ("results_allow_shared_folder", "perhaps"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(name: str, given: object) -> None:

@@ -24,7 +24,9 @@ from penstock.states import (
     Scheduled,
     State,
     StateType,
+    Success,
     TimedOut,
+    TriggerFailed,
     UpstreamFailed,
     advance,
     is_legal,
@@ -38,7 +40,8 @@ MOVES = {
     "RUNNING": f"RUNNING SCHEDULED PAUSED CANCELLING {ENDS}",
     "PAUSED": f"RUNNING CANCELLING {ENDS}",
     "CANCELLING": ENDS,
-    "COMPLETED": "SCHEDULED",  # its result was lost with the worker that kept it
+    # Its result was lost with the worker that kept it; its transaction was rolled back.
+    "COMPLETED": "SCHEDULED COMPLETED",
     "FAILED": "",
     "CRASHED": "",
     "CANCELLED": "",
@@ -201,6 +204,11 @@ def test_only_the_four_ends_are_final(name: str) -> None:
 @pytest.mark.parametrize("name", NAMED)
 def test_seed_186_retrying_is_waiting_for_an_attempt_or_making_it(name: str) -> None:
     assert NAMED[name][0].is_retrying() == (name in {"Retrying", "AwaitingRetry"})
+
+
+def test_seed_132_and_d5_names_of_prefect_1_give_the_states_of_today() -> None:
+    assert (Success(3).type, Success(3).name) == (StateType.COMPLETED, "Completed")
+    assert (TriggerFailed().type, TriggerFailed().name) == (StateType.FAILED, "UpstreamFailed")
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -1,4 +1,4 @@
-"""The command line: `penstock run`, `penstock runners`, `penstock version`.
+"""The command line: `penstock run`, `penstock cache`, `penstock runners`, `penstock version`.
 
 Outermost: nothing in the library imports it, so that typer and rich are loaded for it alone.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from penstock.cli.cache import cache_app
 from penstock.cli.listing import show_runners, show_version
 from penstock.cli.run import INTERRUPTED, run
 
@@ -32,6 +33,7 @@ app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(run)
+app.add_typer(cache_app, name="cache")
 app.command("runners")(show_runners)
 app.command("version")(show_version)
 

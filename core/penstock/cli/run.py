@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from penstock import settings
-from penstock.cli.errors import UsageError
+from penstock.cli.errors import UsageError, complain
 from penstock.cli.flow_help import parameter_table, split_docstring
 from penstock.cli.parameters import call_arguments
 from penstock.cli.targets import LoadError, find_flow
@@ -89,14 +89,14 @@ def run(
             flow = _with_options(flow, runner, tag_limit or (), retries, at)
             _call(flow, args, kwargs)
     except (UsageError, SettingsError, TaskRunnerNotFound, DefinitionError) as error:
-        _complain(str(error))
+        complain(str(error))
         raise typer.Exit(USED_WRONGLY) from None
     except LoadError as error:
         typer.echo(format_user_traceback(error.reason), err=True)
-        _complain(str(error))
+        complain(str(error))
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
-        _complain("interrupted by Ctrl-C")
+        complain("interrupted by Ctrl-C")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -104,10 +104,6 @@ def _logging_at(level: str | None) -> contextlib.AbstractContextManager[object]:
     if level is None:
         return contextlib.nullcontext()
     return settings.temporary_settings(logging_level=level)
-
-
-def _complain(text: str) -> None:
-    typer.echo(f"penstock: {text}", err=True)
 
 
 def _option_words(context: typer.Context) -> frozenset[str]:
@@ -183,7 +179,7 @@ def _call(flow: Flow[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
                     pass
     except Exception as error:  # noqa: BLE001  (whatever the flow raised)
         reason = next(iter(str(error).splitlines()), "")
-        _complain(
+        complain(
             f"flow {flow.name!r} did not complete: {type(error).__name__}"
             + (f": {reason}" if reason else "")
         )

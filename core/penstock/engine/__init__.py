@@ -11,7 +11,8 @@ and yields a command for it; it knows no clock, no thread and no runner.
 - awaited: `async_direct.py` does the same without blocking the event loop;
 - submitted: `driver.py` performs what can be done at once, and parks the run where it must wait:
   with the runs that are its inputs, with a timer, or with the dispatcher (`dispatch.py`), which
-  hands attempts to task runners as fast as these want them.
+  admits it as limits and rates allow (`admission.py`), and hands attempts to task runners as fast
+  as these want them, and as their resources are free (`resources.py`).
 
 *The loop* (`loop.py`) is where events come in: outcomes from runners, requests from other
 threads, timers. Stepping submitted runs takes *the turn*. The thread that owns the root run takes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import keyword
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from penstock.annotations import Annotation, allow_failure, opaque, quote
@@ -18,7 +19,16 @@ if TYPE_CHECKING:
     from penstock.engine.lineage import Ledger
     from penstock.runs import FlowRun, Run
 
-__all__ = ["compile_binder", "find_runs", "look_through", "put_values", "upstream_problem"]
+__all__ = [
+    "compile_binder",
+    "find_runs",
+    "look_through",
+    "prerequisites",
+    "put_values",
+    "runs_needed_for",
+    "tolerated",
+    "upstream_problem",
+]
 
 _PREFIXES: dict[Any, str] = {
     inspect.Parameter.VAR_POSITIONAL: "*",
@@ -81,6 +91,18 @@ def find_runs(value: Any) -> list[Run]:
     return found
 
 
+def runs_needed_for(value: Any) -> set[Run]:
+    """Return the runs whose futures stand in a value, and those that they wait for."""
+    found: set[Run] = set()
+    looking = find_runs(value)
+    while looking:
+        run = looking.pop()
+        if run not in found:
+            found.add(run)
+            looking.extend(run.upstream)
+    return found
+
+
 def _search(value: Any, found: list[Run], seen: set[int]) -> bool:
     """Add the runs in a value to `found`, and return whether there are marks in it."""
     if isinstance(value, PenstockFuture):
@@ -133,6 +155,11 @@ def look_through(
     if not upstream and not inputs and not has_marks:
         return None
     return upstream, inputs, has_marks
+
+
+def prerequisites(wait_for: Any) -> Any:
+    """Return `wait_for` as something that can be gone through more than once."""
+    return list(wait_for) if isinstance(wait_for, Iterator) else wait_for
 
 
 def tolerated(value: Any, seen: set[int] | None = None) -> set[Run]:
@@ -201,6 +228,7 @@ def upstream_problem(run: Run, tolerate: set[Run]) -> State[Any] | None:
 
     A failed input is a failure of this run, too; a cancelled one cancels it (`spec.md`, D5).
     """
+    tolerate = tolerate | run.tolerates
     cancelled: Sequence[Run] = [
         each
         for each in run.upstream

@@ -8,18 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.attempt import Outcome
 from penstock.context import CURRENT
-from penstock.engine import interrupts
-from penstock.engine.commands import READY, RESOLVE, SETTLE, CancelRun, Execute, Report, Sleep
-from penstock.engine.direct import begin_flow_attempt, finish, time_left
+from penstock.engine import direct, interrupts
+from penstock.engine.commands import (
+    AGAIN,
+    READY,
+    RECALL,
+    RESOLVE,
+    SETTLE,
+    CancelRun,
+    Execute,
+    Report,
+    Sleep,
+)
+from penstock.engine.direct import NOTHING_AROUND, begin_flow_attempt, finish, time_left
+from penstock.engine.keeping import WAITS
 from penstock.engine.waiting import AsyncWaiter
 from penstock.logging import run_logger
 from penstock.tracebacks import cut_own_frames
+from penstock.transactions import transaction_in
 from penstock.worker.calling import call_async
 from penstock.worker.prints import captured
 
 if TYPE_CHECKING:
     from penstock.engine.driver import Engine
-    from penstock.runs import FlowRun, Run, Tally
+    from penstock.runs import FlowRun, Run, Tally, TaskRun
     from penstock.states import State
 
 __all__ = ["drive_async", "perform"]
@@ -63,6 +75,8 @@ async def perform(run: Run, engine: Engine, command: Any) -> Any:
             if not upstream.state.is_final():
                 await engine.wait_async(upstream)
         return engine.resolve(run)
+    if command is RECALL:
+        return await recall(run, engine)  # type: ignore[arg-type]  # only task runs ask
     if command is SETTLE:
         return await settle(run, engine)  # type: ignore[arg-type]  # only flows ask this
     if type(command) is Sleep:
@@ -71,15 +85,31 @@ async def perform(run: Run, engine: Engine, command: Any) -> Any:
 
 
 async def prepare(run: Run, engine: Engine) -> None:
-    """Wait for the places that the run's tags need, if there is a limit on them."""
-    if not run.plan.limited_tags or run.is_flow_run:
+    """Wait until the limits and the rate of the task let the run begin, if it has any."""
+    if not run.plan.is_held:
+        return
+    if engine.loop.holds_turn():  # in a runner that runs in its caller: nobody else can drive
+        direct.prepare(run, engine)
         return
     admitted = AsyncWaiter(asyncio.get_running_loop())
     run.waiters = [admitted]
-    if not engine.loop.run_home(lambda: engine.dispatcher.limits.acquire(run)):
+    if not engine.loop.run_home(lambda: engine.dispatcher.admit_here(run)):
         engine.loop.ensure_standby(urgent=True)
         await admitted.wait()
+        engine.loop.run_home(lambda: engine.dispatcher.admission.begin(run))
     run.waiters = None
+
+
+async def recall(run: TaskRun, engine: Engine) -> Any:
+    """Ask for a stored result, and wait for an equal run that is making it."""
+    waiter, around = AsyncWaiter(asyncio.get_running_loop()), transaction_in(None)
+    answer = engine.loop.run_home(lambda: engine.recall(run, around, waiter))
+    if answer is not WAITS:
+        return answer
+    engine.loop.ensure_standby(urgent=True)
+    with engine.lending(blocks_thread=False):
+        await waiter.wait()
+    return AGAIN
 
 
 async def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
@@ -92,10 +122,11 @@ async def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
     began = time.monotonic()
     timed_out = False
     limit = asyncio.timeout(plan.timeout_seconds or None)
+    around = NOTHING_AROUND if plan.keeping is None else run.transaction.current()  # type: ignore[attr-defined]  # a task run
     try:
         try:
             async with limit:
-                with captured(run_logger(run).info if plan.log_prints else None):
+                with around, captured(run_logger(run).info if plan.log_prints else None):
                     value = await call_async(plan.subject.fn, run.args, run.kwargs)
             outcome = Outcome(0, "returned", value, None, "", True, time.monotonic() - began)
         except TimeoutError as error:
@@ -108,7 +139,7 @@ async def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
             outcome = Outcome(0, "raised", None, error, "", True, time.monotonic() - began)
     finally:
         CURRENT.reset(token)
-        if plan.limited_tags and not run.is_flow_run:
+        if plan.is_held:
             engine.loop.run_home(lambda: engine.dispatcher.release(run))
     if outcome.error is not None and not isinstance(outcome.error, Exception):
         run.interrupt = outcome.error  # type: ignore[assignment]  # an exception object, in here
@@ -124,7 +155,7 @@ async def settle(run: FlowRun, engine: Engine) -> Tally:
     """Wait until every run inside of the flow run is over; see `direct.settle`."""
     grace = engine.settings.cancel_grace_seconds
     try:
-        for stream in run.streams:
+        for stream in run.streams if not run.is_ending else ():
             await stream.flow_ends_async()
         idle = await engine.wait_until_idle_async(run, grace if run.is_ending else time_left(run))
         if not idle and not run.is_ending:

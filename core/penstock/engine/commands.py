@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from penstock.attempt import Outcome
 
 __all__ = [
+    "AGAIN",
+    "BUSY",
     "READY",
+    "RECALL",
     "RESOLVE",
     "SETTLE",
     "Call",
@@ -43,7 +46,20 @@ class Ask(enum.Enum):
     SETTLE = "wait until every run inside of this flow run is over"
     """Answer: the `runs.Tally` of the attempt."""
 
+    RECALL = "find the result where results are kept"
+    """Answer: the final state that it means; None, if the run is to make it; `BUSY`; `AGAIN`."""
 
+
+class Wait(enum.Enum):
+    """Answers of `RECALL` that are no end to it."""
+
+    BUSY = "another driver is making the result: ask again in a while"
+    AGAIN = "ask again"
+
+
+BUSY = Wait.BUSY
+AGAIN = Wait.AGAIN
+RECALL = Ask.RECALL
 RESOLVE = Ask.RESOLVE
 READY = Ask.READY
 SETTLE = Ask.SETTLE
@@ -98,6 +114,8 @@ class CancelChildren(NamedTuple):
     reason: str
     kill: bool
     """Stop what runs, too; otherwise only what has not begun."""
+    keep_for: Any = None
+    """Let those go on whose futures stand in this value, and those that they wait for."""
 
 
 class Report(NamedTuple):

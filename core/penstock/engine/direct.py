@@ -10,7 +10,9 @@ from penstock.attempt import Outcome
 from penstock.context import CURRENT
 from penstock.engine import interrupts
 from penstock.engine.commands import (
+    AGAIN,
     READY,
+    RECALL,
     RESOLVE,
     SETTLE,
     CancelRun,
@@ -19,9 +21,11 @@ from penstock.engine.commands import (
     Sleep,
 )
 from penstock.engine.execution import printing_to_log
+from penstock.engine.keeping import WAITS
 from penstock.engine.loop import Waiter
 from penstock.runs import Tally
 from penstock.tracebacks import cut_own_frames
+from penstock.transactions import transaction_in
 from penstock.worker.calling import call
 from penstock.worker.prints import is_captured
 
@@ -29,10 +33,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from penstock.engine.driver import Engine
-    from penstock.runs import FlowRun, Run
+    from penstock.runs import FlowRun, Run, TaskRun
     from penstock.states import State
 
 __all__ = ["begin_flow_attempt", "drive", "finish", "perform"]
+
+NOTHING_AROUND: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
 
 def drive(run: Run) -> State[Any]:
@@ -92,6 +98,8 @@ def perform(run: Run, engine: Engine, command: Any) -> Any:
             if not upstream.state.is_final():
                 engine.wait_for_run(upstream, None)
         return engine.resolve(run)
+    if command is RECALL:
+        return recall(run, engine)  # type: ignore[arg-type]  # only task runs ask
     if command is SETTLE:
         return settle(run, engine)  # type: ignore[arg-type]  # only the life of a flow run asks
     if type(command) is Sleep:
@@ -99,9 +107,20 @@ def perform(run: Run, engine: Engine, command: Any) -> Any:
     return engine.perform(run, command)
 
 
+def recall(run: TaskRun, engine: Engine) -> Any:
+    """Ask for a stored result, and wait for an equal run that is making it."""
+    waiter, around = Waiter(), transaction_in(None)
+    answer = engine.loop.run_home(lambda: engine.recall(run, around, waiter))
+    if answer is not WAITS:
+        return answer
+    with engine.lending():
+        engine.loop.wait(waiter)
+    return AGAIN
+
+
 def finish(run: Run, engine: Engine) -> None:
     """Close a directly driven run, also one that was broken off."""
-    if run.plan.limited_tags:
+    if run.plan.is_held:
         engine.loop.run_home(lambda: engine.dispatcher.leave(run))
     if not run.state.is_final():  # broken off in the middle of the engine: its thread was given up
         engine.break_off(run)
@@ -110,14 +129,15 @@ def finish(run: Run, engine: Engine) -> None:
 
 
 def prepare(run: Run, engine: Engine) -> None:
-    """Wait for the places that the run's tags need, if there is a limit on them."""
-    if not run.plan.limited_tags or run.is_flow_run:
+    """Wait until the limits and the rate of the task let the run begin, if it has any."""
+    if not run.plan.is_held:
         return
     admitted = Waiter()
     run.waiters = [admitted]
-    if not engine.loop.run_home(lambda: engine.dispatcher.limits.acquire(run)):
+    if not engine.loop.run_home(lambda: engine.dispatcher.admit_here(run)):
         with engine.lending():
             engine.loop.wait(admitted)
+        engine.loop.run_home(lambda: engine.dispatcher.admission.begin(run))
     run.waiters = None
 
 
@@ -135,16 +155,18 @@ def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
     deadline: interrupts.Deadline | None = None
     began = time.monotonic()
     try:
-        if plan.timeout_seconds:
-            with interrupts.deadline_here(plan.timeout_seconds, engine.loop.call_later) as deadline:
+        with NOTHING_AROUND if plan.keeping is None else run.transaction.current():  # type: ignore[attr-defined]  # a task run
+            if plan.timeout_seconds:
+                limit = interrupts.deadline_here(plan.timeout_seconds, engine.loop.call_later)
+                with limit as deadline:
+                    outcome = _call(run, fn, guarded=guarded, began=began)
+            else:
                 outcome = _call(run, fn, guarded=guarded, began=began)
-        else:
-            outcome = _call(run, fn, guarded=guarded, began=began)
     except interrupts.DeadlineReached as reached:  # in a thread, after the function has returned
         outcome = Outcome(0, "raised", error=reached)
     finally:
         CURRENT.reset(token)
-        if plan.limited_tags and not run.is_flow_run:
+        if plan.is_held:
             engine.loop.run_home(lambda: engine.dispatcher.release(run))
     if deadline is not None and deadline.reached:
         return Report(outcome, engine.clock.time(), timed_out=True)
@@ -203,7 +225,7 @@ def settle(run: FlowRun, engine: Engine) -> Tally:
     grace = engine.settings.cancel_grace_seconds
     was_ending = run.is_ending
     try:
-        for stream in run.streams:
+        for stream in run.streams if not run.is_ending else ():
             stream.flow_ends()
         idle = engine.wait_until_idle(run, grace if run.is_ending else time_left(run))
         if not idle and not run.is_ending:

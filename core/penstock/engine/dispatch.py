@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.attempt import Attempt, Outcome
 from penstock.context import CURRENT
+from penstock.engine.admission import Admission
 from penstock.engine.execution import user_function
-from penstock.engine.limits import TagLimits
+from penstock.engine.resources import Resources
 from penstock.worker.prints import leave_capture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from penstock.attempt import Environment
+    from penstock.engine.admission import Timers
+    from penstock.engine.resources import Place
     from penstock.runs import Run
     from penstock.task_runners import Broken, Capabilities, TaskRunner
 
@@ -50,6 +53,7 @@ class RunnerHandle:
         "description",
         "opened",
         "ready",
+        "resources",
         "runner",
         "starved",
     )
@@ -63,7 +67,9 @@ class RunnerHandle:
         self.allowance: int = 0  # of the credit last asked for; what has ended since comes on top
         self.broken: BaseException | None = None
         self.batch: list[Attempt] = []
-        self.ready: list[tuple[int, int, Run]] = []
+        self.ready: list[Place] = []
+        counts = not self.capabilities.schedules_resources
+        self.resources: Resources = Resources(runner.resources if counts else {})
 
 
 class Dispatcher:
@@ -75,6 +81,7 @@ class Dispatcher:
         tag_limits: how many runs with a tag may run at once.
         options: passed to `TaskRunner.open`.
         environment_of: what an attempt says of its run in a worker elsewhere.
+        timers: for runs that may not start yet; needed where a task has a rate.
     """
 
     def __init__(
@@ -84,8 +91,9 @@ class Dispatcher:
         tag_limits: Mapping[str, int],
         options: Mapping[str, Any],
         environment_of: Callable[[Run], Environment | None] = lambda _: None,
+        timers: Timers | None = None,
     ) -> None:
-        self.limits: TagLimits = TagLimits(tag_limits)
+        self.admission: Admission = Admission(tag_limits, self._admitted, timers)
         self.attempts: dict[int, Run] = {}
         self.pauses: int = 0  # of the flow runs inside, how many are paused now
         self._report = report
@@ -117,55 +125,68 @@ class Dispatcher:
 
     def enqueue(self, run: Run) -> None:
         """Take a run that is ready for an attempt."""
-        if run.plan.limited_tags and not self.limits.acquire(run):
+        if run.plan.is_held and not self.admission.admit(run):
             return
         self._line_up(run)
 
     def _line_up(self, run: Run) -> None:
         handle: RunnerHandle = run.plan.runner
-        heapq.heappush(handle.ready, (-rank(run), next(self._order), run))
+        self._put(handle, (-rank(run), next(self._order), run))
+
+    def _put(self, handle: RunnerHandle, place: Place) -> None:
+        heapq.heappush(handle.ready, place)
         if not handle.starved:
             self._hungry.add(handle)
 
     def withdraw(self, run: Run) -> bool:
         """Take back a run that no runner has got yet; true if there was one."""
-        if run.plan.limited_tags and self.limits.withdraw(run):
+        plan = run.plan
+        if plan.is_held and self.admission.withdraw(run):
             return True
-        ready = run.plan.runner.ready
-        for index, entry in enumerate(ready):
-            if entry[2] is run:
-                ready[index] = ready[-1]
-                ready.pop()
-                heapq.heapify(ready)
-                self.release(run)
-                return True
-        return False
-
-    def withdraw_all(self) -> list[Run]:
-        """Take back every run that no runner has got yet."""
-        taken: list[Run] = []
-        for handle in self._handles.values():
-            taken.extend(entry[2] for entry in handle.ready)
-            handle.ready.clear()
-        for run in taken:
-            self.release(run)
-        return taken
+        if not (plan.resources and plan.runner.resources.withdraw(run)):
+            ready = plan.runner.ready
+            for index, entry in enumerate(ready):
+                if entry[2] is run:
+                    ready[index] = ready[-1]
+                    ready.pop()
+                    heapq.heapify(ready)
+                    break
+            else:
+                return False
+        self.release(run)
+        return True
 
     def release(self, run: Run) -> None:
-        """An attempt is over, or will not be: give back the places its tags hold."""
-        if run.plan.limited_tags:
-            for admitted in self.limits.release(run):
-                self._admit(admitted)
+        """An attempt is over, or will not be: give back whatever it holds."""
+        plan = run.plan
+        if not plan.is_held:
+            return
+        self.admission.release(run)
+        if plan.resources:
+            self._release_resources(run)
+
+    def _release_resources(self, run: Run) -> None:
+        handle: RunnerHandle = run.plan.runner
+        handle.resources.release(run)
+        for place in handle.resources.freed():
+            self._put(handle, place)
+
+    def admit_here(self, run: Run) -> bool:
+        """Let a direct call begin now; or have its waiters told when it may."""
+        if not self.admission.admit(run):
+            return False
+        self.admission.begin(run)
+        return True
 
     def leave(self, run: Run) -> None:
-        """A direct call is over, perhaps broken off while it waited for places."""
-        if not self.limits.withdraw(run):
+        """A direct call is over, perhaps broken off while it waited to be admitted."""
+        if not self.admission.withdraw(run):
             self.release(run)
 
-    def _admit(self, run: Run) -> None:
+    def _admitted(self, run: Run) -> None:
         if run.was_submitted:
             self._line_up(run)
-        else:  # called directly: its thread waits for this place
+        else:  # called directly: its thread waits for this
             for waiter in run.waiters or ():
                 waiter.finished(run)
 
@@ -178,7 +199,9 @@ class Dispatcher:
         handle.starved = False
         if handle.ready:
             self._hungry.add(handle)
-        if run.plan.limited_tags:
+        if run.plan.is_held:
+            if outcome.began is not False:
+                self.admission.begin(run)
             self.release(run)
         return run
 
@@ -186,7 +209,7 @@ class Dispatcher:
         """Give each runner what it has credit for."""
         while self._hungry and not self.pauses:
             handle = self._hungry.pop()
-            if handle.ready:
+            if handle.ready or handle.broken is not None:
                 self._feed(handle)
 
     def resume(self) -> None:
@@ -216,8 +239,12 @@ class Dispatcher:
                 if handle.allowance <= 0:
                     handle.starved = True
                     break
+            place = heapq.heappop(ready)
+            run = place[2]
+            if run.plan.resources and not handle.resources.acquire(place):
+                continue
             handle.allowance -= 1
-            go(heapq.heappop(ready)[2])
+            go(run)
         attempts, handle.batch = handle.batch, []
         if attempts:
             try:
@@ -289,6 +316,8 @@ class Dispatcher:
         error = handle.broken
         # Not its repr: the text may hold a traceback, on lines of its own.
         reason = f"task runner {handle.description} is broken: {type(error).__name__}: {error}"
+        for place in handle.resources.give_up():
+            heapq.heappush(handle.ready, place)
         while handle.ready:
             self._go(heapq.heappop(handle.ready)[2])
         attempts, handle.batch = handle.batch, []
@@ -306,7 +335,7 @@ class Dispatcher:
         for handle in self._handles.values():
             if handle.runner is event.runner:
                 handle.broken = event.error
-                if handle.ready:
+                if handle.ready or handle.resources.has_waiting():
                     self._hungry.add(handle)
 
     def cancel(self, run: Run, *, hard: bool) -> None:

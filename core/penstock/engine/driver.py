@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import pickle
 import random
 import threading
 from typing import TYPE_CHECKING, Any
@@ -16,32 +15,33 @@ from typing import TYPE_CHECKING, Any
 from penstock.attempt import KeptResult, Outcome
 from penstock.engine import interrupts
 from penstock.engine.arguments import put_values, tolerated, upstream_problem
+from penstock.engine.cancelling import Cancelling
 from penstock.engine.commands import (
     READY,
+    RECALL,
     RESOLVE,
     CancelChildren,
-    CancelRun,
     Execute,
-    Report,
     Sleep,
 )
 from penstock.engine.dispatch import Dispatcher
 from penstock.engine.environments import environment_of
-from penstock.engine.loop import Clock, Loop, RealClock, Timer
-from penstock.engine.recovery import Recovering, has_kept_result
+from penstock.engine.keeping import WAITS
+from penstock.engine.loop import Clock, Loop, RealClock
+from penstock.engine.recovery import has_kept_result
 from penstock.engine.task_run import failure, task_run
 from penstock.futures import PenstockFuture
 from penstock.logging import replay
-from penstock.remote_runs import revived
 from penstock.states import State, StateType
 from penstock.task_runners import Broken, Output, SlotsChanged, Started
-from penstock.tracebacks import cut_own_frames
+from penstock.transactions import transaction_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping
 
     from penstock.attempt import Environment
-    from penstock.runs import FlowRun, MapGroup, Run
+    from penstock.engine.dispatch import RunnerHandle
+    from penstock.runs import MapGroup, Run
     from penstock.settings import Settings
 
 __all__ = ["Engine"]
@@ -54,9 +54,6 @@ COMPLETED, FAILED, CRASHED = StateType.COMPLETED, StateType.FAILED, StateType.CR
 RUNNING, CANCELLED, CANCELLING = StateType.RUNNING, StateType.CANCELLED, StateType.CANCELLING
 SCHEDULED = StateType.SCHEDULED
 
-KILL_SECONDS = 0.5
-"""How long a runner that kills what runs may take to report it, once a time limit is reached."""
-
 
 class Begin:
     """Posted by a thread that may not drive: a new run is to be looked at."""
@@ -67,7 +64,7 @@ class Begin:
         self.run: Run = run
 
 
-class Engine(Recovering):
+class Engine(Cancelling):
     """Drives the runs of one root run.
 
     Args:
@@ -93,7 +90,7 @@ class Engine(Recovering):
         self.loop: Loop = Loop(self._handle, self._hand_out, self.clock, standby=standby)
         limits = dict(settings.tag_limits) if tag_limits is None else tag_limits
         self.dispatcher: Dispatcher = Dispatcher(
-            self.loop.post, self._go, limits, {}, self._environment_of
+            self.loop.post, self._go, limits, {}, self._environment_of, self.loop
         )
         self.plans: dict[Any, Any] = {}
         self.surroundings: dict[Any, bytes] = {}  # of task runs outside of any flow
@@ -102,11 +99,13 @@ class Engine(Recovering):
         self.active: set[Run] = set()
         self._lock = threading.Lock()
         self._waits = {}
-        self._sleepers: set[Run] = set()
+        self._loop_holders = {}
+        self._sleepers = set()
+        self._written = set()
         self._lost = {}
         self._resuming = {}
-        self._deadlines: dict[int, Timer] = {}
-        self._overdue: set[int] = set()  # attempts whose time was up, and whose end is on its way
+        self._deadlines = {}
+        self._overdue = set()
 
     # --- new runs ----------------------------------------------------------------------
 
@@ -153,7 +152,7 @@ class Engine(Recovering):
         if run.flow_run is not None and run.flow_run.state.is_final() and not run.state.is_final():
             self.enter(run, State(CANCELLED, "Cancelled", "the flow run around it is over"))
         if run.state.is_final():  # cancelled before the driver came to look at it
-            self._finish(run)
+            self.finish(run)
             return
         waiting = 0
         for upstream in dict.fromkeys(run.upstream) if run.upstream else ():
@@ -167,12 +166,17 @@ class Engine(Recovering):
         run.left = waiting
         if waiting:
             return
-        if run.is_flow_run or (not run.upstream and run.plan.run_name is None):
+        plan = run.plan
+        if run.is_flow_run or (not run.upstream and plan.run_name is None and plan.keeping is None):
             # Nothing to decide before there is a place: its life begins then, in `_go`, so that
             # a run in the queue takes 0.5 kB less.
             self.dispatcher.enqueue(run)
         else:
             self.step(run, None)
+
+    def cannot_offer(self, handle: RunnerHandle, resources: Mapping[str, float]) -> str:
+        """Return why a runner can never give a run these resources, or an empty string."""
+        return handle.runner.cannot_offer(resources)
 
     # --- stepping ----------------------------------------------------------------------
 
@@ -205,18 +209,24 @@ class Engine(Recovering):
                         return
                     continue
                 try:
+                    if command is RECALL:
+                        around = transaction_in(run.context)
+                        answer = self.recall(run, around)  # type: ignore[arg-type]  # only task runs ask
+                        if answer is WAITS:
+                            return
+                        continue
                     answer = self.perform(run, command)
                 except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
                     error = problem
                 if run.life is None:
                     return  # cancelled by the very function that was called for it
         except StopIteration:
-            self._finish(run)
+            self.finish(run)
         except Exception as problem:  # noqa: BLE001  (a fault of ours must not lose the run)
             _log.exception("The life of %r ended by a fault", run.name)
             if not run.state.is_final():
                 self.break_off(run, problem)
-            self._finish(run)
+            self.finish(run)
 
     def _sleep(self, run: Run, seconds: float) -> None:
         self._sleepers.add(run)
@@ -294,7 +304,12 @@ class Engine(Recovering):
     def perform(self, run: Run, command: Any) -> Any:
         """Perform a command that does not wait."""
         if type(command) is CancelChildren:
-            self.cancel_children(run, command.reason, kill=command.kill)  # type: ignore[arg-type]
+            self.cancel_children(
+                run,  # type: ignore[arg-type]  # only flows ask this
+                command.reason,
+                kill=command.kill,
+                keep_for=command.keep_for,
+            )
             return None
         return super().perform(run, command)
 
@@ -302,20 +317,30 @@ class Engine(Recovering):
 
     def close_books(self, run: Run) -> None:
         """Note how a run ended with the flow run around it, and let its inputs go."""
-        state = run.state
-        if state.type in (FAILED, CRASHED):
-            if run.seen:  # called directly: what made it fail is seen with it
-                run.seen = False
-                run.mark_seen()
-            elif run.flow_run is not None:
+        state, flow_run = run.state, run.flow_run
+        if run.is_flow_run or run.plan.keeping is not None or state.type is not COMPLETED:
+            self.keep(run)
+            state = run.state
+        if state.type is not COMPLETED:
+            if state.type in (FAILED, CRASHED):
+                if flow_run is not None and not run.is_flow_run:
+                    with self._lock:
+                        flow_run.root.tally.failures.note(run.name, state)
+                if run.seen:  # called directly: what made it fail is seen with it
+                    run.seen = False
+                    run.mark_seen()
+                elif flow_run is not None:
+                    with self._lock:
+                        flow_run.tally.unseen.append(run)
+            elif flow_run is not None:
                 with self._lock:
-                    run.flow_run.tally.unseen.append(run)
+                    flow_run.tally.cancelled += 1
         if has_kept_result(run):
             self.note_kept(run)
         else:
             run.forget_inputs()
 
-    def _finish(self, run: Run) -> None:
+    def finish(self, run: Run) -> None:
         """A submitted run is over: tell everybody who waits. Under the turn."""
         self.loop.in_flight -= 1
         self._sleepers.discard(run)
@@ -379,13 +404,13 @@ class Engine(Recovering):
     def _handle(self, event: Any) -> None:
         kind = type(event)
         if kind is Outcome:
-            self._attempt_ended(event)
+            self.attempt_ended(event)
         elif kind is Started:
             run = self.dispatcher.attempts.get(event.attempt_id)
             if run is not None:
                 if run.plan.runner.starved:  # what runs may not count against its credit any more
                     self.dispatcher.feed_again(run.plan.runner)
-                self._attempt_began(run, event)
+                self.attempt_began(run, event)
         elif kind is Begin:
             self._begin(event.run)
         elif kind is Broken:
@@ -400,195 +425,6 @@ class Engine(Recovering):
         else:
             event()
 
-    def _attempt_began(self, run: Run, event: Started) -> None:
-        starting, run.starting = run.starting, None
-        if starting is None:
-            return
-        elapsed = max(0.0, self.clock.monotonic() - event.at)
-        if run.state.type is CANCELLING:
-            return
-        self.enter(run, starting, self.clock.time() - elapsed)
-        if run.cancel_requested:  # before anybody knew that it had begun
-            self.enter(run, State(CANCELLING, "Cancelling", run.cancel_reason))
-        timeout = run.plan.timeout_seconds
-        if timeout is not None and not run.is_flow_run:
-            number = event.attempt_id
-            self._deadlines[number] = self.loop.call_at(
-                event.at + timeout, lambda: self._time_is_up(run, number)
-            )
-
-    def _time_is_up(self, run: Run, attempt_id: int) -> None:
-        del self._deadlines[attempt_id]
-        if self.dispatcher.attempts.get(attempt_id) is not run:
-            return
-        self.dispatcher.cancel(run, hard=True)
-        if run.plan.runner.capabilities.kill == "hard":  # it will say where the function stood
-            self._overdue.add(attempt_id)
-            patience = self.clock.monotonic() + KILL_SECONDS
-            self._deadlines[attempt_id] = self.loop.call_at(
-                patience, lambda: self._time_is_long_up(run, attempt_id)
-            )
-        else:
-            self._give_up(run, attempt_id)
-
-    def _time_is_long_up(self, run: Run, attempt_id: int) -> None:
-        del self._deadlines[attempt_id]
-        self._overdue.discard(attempt_id)
-        if self.dispatcher.attempts.get(attempt_id) is run:
-            self._give_up(run, attempt_id)
-
-    def _give_up(self, run: Run, attempt_id: int) -> None:
-        outcome = Outcome(attempt_id, "abandoned")
-        self.dispatcher.end_attempt(outcome)
-        cancelled = run.cancel_requested
-        report = Report(outcome, self.clock.time(), timed_out=not cancelled, cancelled=cancelled)
-        self.step(run, report)
-
-    def _attempt_ended(self, outcome: Outcome) -> None:
-        timer = self._deadlines.pop(outcome.attempt_id, None)
-        if timer is not None:
-            self.loop.take_back(timer)
-        run = self.dispatcher.end_attempt(outcome)
-        if run is None:
-            return  # late: the run has gone on without it
-        if run.is_flow_run:
-            self._flow_body_returned(run, outcome)
-            return
-        if outcome.children is not None:
-            for child in revived(pickle.loads(outcome.children), run):
-                self.count_in(child)
-                self.close_books(child)
-        starting, run.starting = run.starting, None
-        if starting is not None and outcome.began is False:
-            run.run_count -= 1
-        elif starting is not None and run.state.type is not CANCELLING:
-            self.enter(run, starting, self.clock.time() - outcome.duration_seconds)
-        report = self.report(run, outcome)
-        lost = outcome.lost_inputs
-        if lost and not report.cancelled:
-            if self.wait_for_lost(run, lost, report):
-                return
-            report = report._replace(outcome=outcome._replace(kind="abandoned"))
-        self.step(run, report)
-
-    def report(self, run: Run, outcome: Outcome) -> Report:
-        """Return what the driver knows about the end of an attempt."""
-        if isinstance(outcome.error, BaseException):
-            cut_own_frames(outcome.error)
-        is_overdue = outcome.attempt_id in self._overdue
-        self._overdue.discard(outcome.attempt_id)
-        timed_out = isinstance(outcome.error, interrupts.DeadlineReached) or (
-            is_overdue and outcome.kind != "returned" and not run.cancel_requested
-        )
-        cancelled = (
-            run.cancel_requested
-            or outcome.kind == "stopped"
-            or isinstance(outcome.error, (KeyboardInterrupt, interrupts.Interrupted))
-        )
-        if isinstance(outcome.error, interrupts.Interrupted):
-            run.cancel_reason = run.cancel_reason or str(outcome.error)
-        return Report(outcome, self.clock.time(), timed_out, cancelled and not timed_out)
-
-    def _flow_body_returned(self, run: Run, outcome: Outcome) -> None:
-        """A sub-flow that was submitted: its own thread has carried it to its end."""
-        if not run.state.is_final():
-            reason = outcome.reason or f"its thread ended with {outcome.error!r}"
-            wanted = run.cancel_requested or outcome.kind == "stopped"
-            state: State[Any] = (
-                State(CANCELLED, "Cancelled", run.cancel_reason)
-                if wanted
-                else State(CRASHED, "Crashed", f"Flow run was {outcome.kind}: {reason}")
-            )
-            self.enter(run, state)
-        self._finish(run)
-
-    # --- cancelling --------------------------------------------------------------------
-
-    def cancel(self, runs: Sequence[Run], reason: str, *, kill: bool) -> bool:
-        """Ask runs to end as cancelled; true if any of them was not over."""
-
-        def ask() -> bool:
-            self.loop.drain()  # what has begun, or ended, by now counts as such
-            open_runs = [run for run in runs if not run.state.is_final()]
-            for run in open_runs:
-                self.cancel_one(run, reason, kill=kill)
-            self.loop.drain()
-            return bool(open_runs)
-
-        return bool(self.loop.run_home(ask))
-
-    def cancel_one(self, run: Run, reason: str, *, kill: bool, only_waiting: bool = False) -> None:
-        """Ask one run to end. Under the turn.
-
-        Args:
-            run: not over, or nothing happens.
-            reason: the message of its state.
-            kill: stop it if it runs, as far as its runner can.
-            only_waiting: leave it alone if it runs.
-        """
-        if run.state.is_final() or not run.was_submitted:
-            return  # what was called directly ends with the code that called it
-        if self.dispatcher.attempts.get(run.attempt_id) is run:
-            self._cancel_attempt(run, reason, kill=kill, only_waiting=only_waiting)
-            return
-        run.cancel_reason = reason
-        if run.left < 0:  # not begun: `_begin` will find it over
-            self.enter(run, State(CANCELLED, "Cancelled", reason))
-            return
-        self._sleepers.discard(run)
-        self.dispatcher.withdraw(run)
-        if run.life is None or run.is_flow_run:  # nothing of it has begun
-            self.enter(run, State(CANCELLED, "Cancelled", reason))
-            self._finish(run)
-        else:
-            self.step(run, None, CancelRun(reason))
-
-    def _cancel_attempt(self, run: Run, reason: str, *, kill: bool, only_waiting: bool) -> None:
-        """Ask for the end of an attempt that a task runner has."""
-        run.cancel_reason = run.cancel_reason or reason
-        if only_waiting:  # the runner drops it if it has not begun, and else knows nothing of this
-            self.dispatcher.cancel(run, hard=False)
-            return
-        run.cancel_requested = True
-        if run.state.type is RUNNING and not run.is_flow_run:  # its own thread moves a sub-flow
-            self.enter(run, State(CANCELLING, "Cancelling", reason))
-        if run.is_flow_run:
-            self.cancel_children(run, reason, kill=kill)  # type: ignore[arg-type]
-        self.dispatcher.cancel(run, hard=kill)
-
-    def cancel_children(self, run: FlowRun, reason: str, *, kill: bool) -> None:
-        """Ask every run inside of a flow run that is not over to end."""
-        run.is_ending = run.is_ending or kill
-
-        def ask() -> None:
-            for child in list(run.active):
-                self.cancel_one(child, reason, kill=kill, only_waiting=not kill)
-            self.loop.drain()
-
-        self.loop.run_home(ask)
-
-    def abandon_children(self, run: FlowRun) -> None:
-        """End, on paper, what did not end when it was asked to."""
-
-        def end_all() -> None:
-            self.loop.drain()
-            for child in list(run.active):
-                child.cancel_reason = child.cancel_reason or "the flow run ended"
-                child.cancel_requested = True
-                if self.dispatcher.attempts.get(child.attempt_id) is child:
-                    self._attempt_ended(
-                        Outcome(
-                            child.attempt_id,
-                            "abandoned",
-                            reason="it could not be stopped",
-                            began=child.starting is None,
-                        )
-                    )
-                else:
-                    self.cancel_one(child, child.cancel_reason, kill=True)
-
-        self.loop.run_home(end_all)
-
     # --- the end -----------------------------------------------------------------------
 
     def close(self, grace_seconds: float = 0.0) -> None:
@@ -596,3 +432,4 @@ class Engine(Recovering):
         with self.loop.turn():
             self.dispatcher.close(grace_seconds)
         self.loop.close()
+        self.collect()

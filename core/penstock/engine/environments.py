@@ -9,6 +9,7 @@ import pickle
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.attempt import Environment
+from penstock.by_value import ByValue
 from penstock.context import TAGS
 from penstock.shipping import pack_variables
 from penstock.worker import packing
@@ -21,6 +22,7 @@ __all__ = ["environment_of"]
 
 LARGEST_PARAMETER_BYTES: Final = 64 * 1024
 """A larger parameter of a flow does not go along with every task run."""
+_by_value: Final = ByValue()
 
 
 def environment_of(run: TaskRun, settings: Settings, known: dict[Any, bytes]) -> Environment:
@@ -44,14 +46,19 @@ def environment_of(run: TaskRun, settings: Settings, known: dict[Any, bytes]) ->
     inputs: tuple[Any, ...] = ()
     if run.task_inputs:
         inputs = tuple(
-            (parameter, tuple(str(source.id) for source in sources))
+            (parameter, tuple(source.id_bits for source in sources))
             for parameter, sources in run.task_inputs.items()
         )
-    own = str(run.id), run.name, run.run_count, run.number, inputs
+    resources: tuple[Any, ...] = ()
+    if plan.resources:
+        resources = tuple(
+            (name, amount, run.resources.get(name, ())) for name, amount in plan.resources.items()
+        )
+    own = run.id_bits, run.name, run.run_count, run.number, inputs, resources
     variables = None
     if plan.propagate and context is not None:
         values = {each: context[each] for each in plan.propagate if each in context}
-        variables = pack_variables(values) if values else None
+        variables = pack_variables(values, _by_value) if values else None
     return Environment(shared, own, variables)
 
 
@@ -85,18 +92,29 @@ def _flow_run_fields(run: FlowRun) -> dict[str, Any]:
         (state.scheduled_at for state in run.states if state.name == "Scheduled"), None
     )
     return {
-        "id": str(run.id),
+        "id": run.id_bits,
         "name": run.name,
         "flow_name": run.flow_name,
         "version": getattr(run.flow, "version", None),
         "tags": tuple(run.tags),
+        "log_prints": run.plan.log_prints,
         "run_count": run.run_count,
         "at": run.states[0].at,
         "scheduled_at": scheduled,
-        "parent_id": None if around is None else str(around.id),
-        "root_id": str(run.root.id),
+        "parent_id": None if around is None else around.id_bits,
+        "root_id": run.root.id_bits,
         "parameters": {name: _packed(value) for name, value in run.parameters.items()},
+        "options": _options_for_results(run),
     }
+
+
+def _options_for_results(run: FlowRun) -> dict[str, bytes]:
+    """Return what tasks inside take from the flow around them."""
+    options = getattr(run.flow, "options", {})
+    names = "persist_result", "result_storage", "result_serializer"
+    packed = {name: _packed(options[name]) for name in names if options.get(name) is not None}
+    # What cannot go along is not there: those tasks store by the settings.
+    return {name: value for name, value in packed.items() if isinstance(value, bytes)}
 
 
 class _TooLarge(Exception):

@@ -84,6 +84,9 @@ def flow_run(
                     "the flow run was cancelled" if report.cancelled else "the flow run timed out",
                     kill=True,
                 )
+            elif plan.on_exit == "cancel":
+                value = report.outcome.value
+                yield CancelChildren("the flow's body is over", kill=True, keep_for=value)
             elif report.outcome.kind != "returned":
                 # What runs may finish: its side effects are under way. What waits has lost its use.
                 yield CancelChildren("the flow's body failed", kill=False)
@@ -108,6 +111,9 @@ def flow_run(
                         f"Encountered exception during execution: {problem!r}",
                         problem,
                     )
+            if run.flow_run is None:
+                for line in tally.failures.lines():
+                    yield Log(logging.ERROR, line)
             return (yield from enter(state))
     except CancelRun as cancel:
         yield CancelChildren("the flow run was cancelled", kill=True)
@@ -153,7 +159,11 @@ def conclusion(run: FlowRun, report: Report, tally: Tally, unobserved: str) -> S
         unobserved_error.__cause__ = failed[0].state.exception()
         return State(FAILED, "Failed", text, unobserved_error)
     if value is None and tally.begun:
-        return State(COMPLETED, "Completed", "All states completed.", None)
+        text = "All states completed."
+        if tally.cancelled and run.plan.on_exit == "cancel":
+            done = tally.begun - tally.cancelled
+            text = f"{done}/{tally.begun} states completed, the others were cancelled."
+        return State(COMPLETED, "Completed", text, None)
     return proposed
 
 

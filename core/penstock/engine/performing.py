@@ -81,7 +81,7 @@ class Performing(Waiting):
                 run.run_count += 1
         elif kind in TERMINAL and not entered.provisional:
             self._log_end(run, entered)
-        elif kind is SCHEDULED and run.plan.limited_tags:  # it waits without its places
+        elif kind is SCHEDULED and run.plan.is_held:  # it waits without its places
             self.loop.run_home(lambda: self.dispatcher.release(run))
         hooks = run.plan.hooks.get(kind)
         if hooks and not entered.provisional:

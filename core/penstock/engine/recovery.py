@@ -28,7 +28,8 @@ COMPLETED = StateType.COMPLETED
 
 def has_kept_result(run: Run) -> bool:
     """Whether the value of a run stayed with a worker."""
-    return run.state.type is COMPLETED and isinstance(run.state.data, KeptResult)
+    data = run.state.data
+    return run.state.type is COMPLETED and isinstance(data, KeptResult) and not data.is_read_anew
 
 
 class Recovering(Performing):
@@ -63,7 +64,8 @@ class Recovering(Performing):
         """A run has ended with a result that stays with a worker: it keeps what made it."""
         run.life = None
         kept: KeptResult = run.state.data
-        kept.producer = weakref.ref(run)
+        if kept.producer is None:  # else it is another's, and was found by this one
+            kept.producer = weakref.ref(run)
 
     def _make_again(self, run: Run) -> None:
         self._lost[run] = run.state.data

@@ -76,8 +76,10 @@ class Stream:
         if self.ledger is not None:
             self.ledger.note_end(self.run)
         token = CURRENT.set(self.run)
+        keeps = self.run.plan.keeping is not None
+        around = self.run.transaction.current() if keeps else contextlib.nullcontext()  # type: ignore[attr-defined]  # a task run
         try:
-            with captured(run_logger(self.run).info if self.run.plan.log_prints else None):
+            with around, captured(run_logger(self.run).info if self.run.plan.log_prints else None):
                 yield
         finally:
             CURRENT.reset(token)
@@ -89,15 +91,13 @@ class Stream:
 
     def returned(self, value: Any) -> Report:
         """The generator is exhausted, or its caller wants no more."""
-        if self.ledger is not None:
-            self.ledger.note_end(self.run)
+        self._end()
         took = time.monotonic() - self.began
         return Report(Outcome(0, "returned", value, duration_seconds=took), self._now())
 
     def raised(self, error: BaseException, *, timed_out: bool = False) -> Report:
         """The generator has raised."""
-        if self.ledger is not None:
-            self.ledger.note_end(self.run)
+        self._end()
         cut_own_frames(error)
         took = time.monotonic() - self.began
         outcome = Outcome(0, "raised", error=error, duration_seconds=took)
@@ -109,6 +109,14 @@ class Stream:
         if cancelled and not timed_out:
             self.run.cancel_reason = self.run.cancel_reason or interrupts.reason(error)
         return Report(outcome, self._now(), timed_out, cancelled and not timed_out)
+
+    def _end(self) -> None:
+        """The attempt is over."""
+        run, engine = self.run, self.engine
+        if self.ledger is not None:
+            self.ledger.note_end(run)
+        if run.plan.is_held:  # before a retry asks for its own place
+            engine.loop.run_home(lambda: engine.dispatcher.release(run))
 
     def _now(self) -> float:
         return self.engine.clock.time()

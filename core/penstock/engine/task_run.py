@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.attempt import Outcome, RemoteError
 from penstock.engine.commands import (
+    AGAIN,
+    BUSY,
     READY,
+    RECALL,
     RESOLVE,
     Call,
     CancelRun,
@@ -23,6 +26,7 @@ from penstock.engine.commands import (
 from penstock.exceptions import CrashedRun, RemoteTaskError, TaskRunTimeoutError, WorkerLost
 from penstock.remote_errors import exception_of
 from penstock.states import State, StateType
+from penstock.worker.errors import message_of
 
 if TYPE_CHECKING:
     import random
@@ -34,6 +38,9 @@ __all__ = ["task_run"]
 
 MOST_UNCHARGED = 5
 """How often a run starts again whose attempt was lost without having begun, or perhaps begun."""
+
+BUSY_SECONDS = 0.05
+"""Between two looks at a result that another driver makes."""
 
 FAILED, CRASHED, CANCELLED = StateType.FAILED, StateType.CRASHED, StateType.CANCELLED
 RUNNING, SCHEDULED, COMPLETED = StateType.RUNNING, StateType.SCHEDULED, StateType.COMPLETED
@@ -62,9 +69,29 @@ def task_run(run: TaskRun, rng: random.Random) -> Life:
                 raise
             except Exception as error:  # noqa: BLE001  (the naming function is the user's)
                 return (yield from end(run, failure(error, "Task run")))
+        if plan.keeping is not None:
+            try:
+                kept = yield from recall()
+            except CancelRun:
+                raise
+            except Exception as error:  # noqa: BLE001  (of the inputs, the policy or the store)
+                return (yield from end(run, failure(error, "Task run")))
+            if kept is not None:
+                return (yield from end(run, kept))
         return (yield from attempts(run, State(RUNNING, "Running"), rng))
     except CancelRun as cancel:
         return (yield from enter(State(CANCELLED, "Cancelled", str(cancel) or None)))
+
+
+def recall() -> Generator[Command, Any, State[Any] | None]:
+    """Return the state that a stored result means, or None if the run is to make it."""
+    while True:
+        answer = yield RECALL
+        if answer is BUSY:
+            yield Sleep(BUSY_SECONDS)
+        elif answer is not AGAIN:
+            kept: State[Any] | None = answer
+            return kept
 
 
 def once_more(run: TaskRun, rng: random.Random) -> Life:
@@ -266,9 +293,9 @@ def failure(error: BaseException, kind: str) -> State[Any]:
     """
     if isinstance(error, Exception):
         colon = ":" if kind == "Flow run" else ""  # just as Prefect words them (rows 133, 151)
-        text = f"{kind} encountered an exception{colon} {type(error).__name__}: {error}"
+        text = f"{kind} encountered an exception{colon} {type(error).__name__}: {message_of(error)}"
         return State(FAILED, "Failed", text, error)
-    text = f"{kind} was ended by {type(error).__name__}: {error}"
+    text = f"{kind} was ended by {type(error).__name__}: {message_of(error)}"
     crash = CrashedRun(text)
     crash.__cause__ = error
     return State(CRASHED, "Crashed", text, crash)

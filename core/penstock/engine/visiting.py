@@ -14,9 +14,14 @@ from penstock.engine.driver import Engine
 from penstock.engine.loop import Waiter
 from penstock.logging import prepare_to_log
 from penstock.remote_runs import description_of, settings_of, tags_around
+from penstock.states import StateType
+from penstock.task_runners import show_resources
 from penstock.worker.here import ATTEMPT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from penstock.engine.dispatch import RunnerHandle
     from penstock.runs import FlowRun, Run, TaskRun
     from penstock.worker.here import Here
 
@@ -36,6 +41,8 @@ class VisitingEngine(Engine):
         super().__init__(settings.Settings(**settings_of(here)))
         self.sole_runner: str | None = NESTED_RUNNER
         self._here = here
+        self._unseen: list[tuple[int, Run]] = []
+        """Failures that somebody may yet look at, with their places among the descriptions."""
         here.at_end.append(self._end)
 
     def count_in(self, run: Run) -> None:
@@ -46,8 +53,21 @@ class VisitingEngine(Engine):
 
     def close_books(self, run: Run) -> None:
         """As any engine does, and describe the run for the driver."""
+        if not run.seen and run.state.type in (StateType.FAILED, StateType.CRASHED):
+            self._unseen.append((len(self._here.children), run))
         self._here.children.append(description_of(run))
         super().close_books(run)
+
+    def cannot_offer(self, handle: RunnerHandle, resources: Mapping[str, float]) -> str:
+        """Return why there is not enough of what the attempt has, which runs inside share."""
+        del handle  # it has nothing of its own
+        has = self._here.run.plan.resources
+        if all(amount <= has.get(name, 0) for name, amount in resources.items()):
+            return ""
+        return (
+            f"in a worker elsewhere it shares what the run around it has, "
+            f"{show_resources(has) or 'nothing'}, and {show_resources(resources)} is asked for"
+        )
 
     def _end(self) -> None:
         """Wait for what was submitted, as a flow does, and close."""
@@ -60,6 +80,9 @@ class VisitingEngine(Engine):
                     self.watch(run, waiter)
                     self.loop.wait(waiter)
         finally:
+            for place, run in self._unseen:
+                if run.seen:
+                    self._here.children[place] = description_of(run)
             self.close()
 
 

@@ -76,6 +76,8 @@ class Waiting:
     _lock: threading.Lock
     _waits: dict[int, int]
     """For each attempt whose slot is lent: for how many runs its code waits."""
+    _loop_holders: dict[Any, Run]
+    """For each handle of a runner: the run whose coroutine blocks its event loop by waiting."""
 
     # --- who watches -------------------------------------------------------------------
 
@@ -105,7 +107,7 @@ class Waiting:
             if not run.state.is_final():
                 if run.callbacks is None:
                     run.callbacks = []
-                run.callbacks.append(fn)
+                run.callbacks.append(lambda _: fn(future))  # this very object, as the stdlib does
                 return
         self.loop.run_home(lambda: self.call_back(fn, future))
 
@@ -181,20 +183,30 @@ class Waiting:
         self.loop.run_home(watch)
 
     @contextlib.contextmanager
-    def lending(self, *wanted: Run) -> Iterator[None]:
-        """Lend the slot that the current code holds, if it runs in a worker, while it waits."""
+    def lending(self, *wanted: Run, blocks_thread: bool = True) -> Iterator[None]:
+        """Lend the slot that the current code holds, if it runs in a worker, while it waits.
+
+        Args:
+            *wanted: the runs it waits for.
+            blocks_thread: the thread does nothing else meanwhile, as it could while it awaits.
+        """
         run = CURRENT.get()
         if run is None:
             yield
             return
         asking = submitted_around(run)
         carrier = self._carrier(run)
+        holds_loop = blocks_thread and asking is not None and _is_in_shared_loop(asking)
         if asking is not None:
             asking.waits_on = wanted
+            if holds_loop:
+                self._loop_holders[asking.plan.runner] = asking
             try:  # after it was noted: of two that begin to wait for each other, one must see it
-                check_cycle(asking, wanted)
+                check_cycle(asking, wanted, self._loop_holders)
             except FutureCycleError:
                 asking.waits_on = ()
+                if holds_loop:
+                    self._loop_holders.pop(asking.plan.runner, None)
                 raise
         if carrier is not None:
             self.loop.post(lambda: self._blocked(carrier, True))
@@ -203,6 +215,8 @@ class Waiting:
         finally:
             if asking is not None:
                 asking.waits_on = ()
+                if holds_loop:
+                    self._loop_holders.pop(asking.plan.runner, None)
             if carrier is not None:
                 self.loop.post(lambda: self._blocked(carrier, False))
 
@@ -235,7 +249,7 @@ class Waiting:
         waiter = AsyncWaiter(asyncio.get_running_loop())
         self.watch(run, waiter)
         self.loop.ensure_standby(urgent=True)
-        with self.lending(run):
+        with self.lending(run, blocks_thread=False):
             try:
                 return await waiter.wait(limit)
             finally:
@@ -249,11 +263,21 @@ class Waiting:
             waiter = AsyncWaiter(asyncio.get_running_loop())
             self._watch_idle(run, waiter)
             self.loop.ensure_standby(urgent=True)
-            with self.lending():
+            with self.lending(blocks_thread=False):
                 ready = await waiter.wait(limit)
             if not ready:
                 return not run.active
         return True
+
+
+def _is_in_shared_loop(run: Run) -> bool:
+    """Whether the current code runs in the event loop on which a runner has all its coroutines."""
+    return (
+        run.plan.is_async
+        and not run.is_flow_run  # that has a loop of its own
+        and run.plan.runner.capabilities.shares_event_loop
+        and asyncio._get_running_loop() is not None  # else in a thread that the coroutine awaits
+    )
 
 
 def _ended_badly(run: Run) -> bool:

@@ -28,7 +28,7 @@ def look_up(module: str, name: str, fields: Mapping[str, Callable[[], Any]]) -> 
 
 
 def _read(text: str, name: str) -> Any:
-    if name in ("tags", "parameters", "run_count", "task_inputs"):
+    if name in ("tags", "parameters", "resources", "run_count", "task_inputs"):
         try:
             return json.loads(text)
         except ValueError:

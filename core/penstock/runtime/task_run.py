@@ -8,13 +8,16 @@ from penstock.context import current_task_run
 from penstock.runtime._lookup import look_up
 
 if TYPE_CHECKING:
-    from penstock.runs import TaskRun
+    from collections.abc import Mapping
+
+    from penstock.runs import Run, TaskRun
 
 __all__ = [
     "api_url",
     "id",
     "name",
     "parameters",
+    "resources",
     "run_count",
     "tags",
     "task_inputs",
@@ -28,6 +31,7 @@ name: str | None
 task_name: str | None
 tags: list[str]
 parameters: dict[str, Any]
+resources: dict[str, list[int]]
 run_count: int
 task_inputs: dict[str, list[str]]
 upstream_states: dict[str, list[Any]]
@@ -49,6 +53,20 @@ def _inputs() -> dict[str, list[str]]:
     }
 
 
+def _resources() -> dict[str, list[int]]:
+    """Return the indices that the code has of each resource, by its run or by one around it."""
+    current = current_task_run()
+    if current is None:
+        return {}
+    run: Run | None = current
+    while run is not None:
+        has: Mapping[str, tuple[int, ...]] = getattr(run, "resources", {})
+        if has:
+            return {name: list(indices) for name, indices in has.items()}
+        run = run.parent
+    return {name: [] for name in current.plan.resources}
+
+
 def _id() -> str | None:
     run = current_task_run()
     return None if run is None else str(run.id)
@@ -60,6 +78,7 @@ _FIELDS = {
     "task_name": lambda: _of(current_task_run(), "task_name", None),
     "tags": lambda: sorted(_of(current_task_run(), "tags", ())),
     "parameters": lambda: _of(current_task_run(), "parameters", {}),
+    "resources": _resources,
     "run_count": lambda: _of(current_task_run(), "run_count", 0),
     "task_inputs": _inputs,
     "upstream_states": lambda: _of(current_task_run(), "upstream_states", {}),

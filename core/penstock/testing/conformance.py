@@ -19,6 +19,7 @@ makes the suite quick. Workers must see the files that the tests write.
 from __future__ import annotations
 
 from penstock.testing.conformance_cancelling import CancellingChecks
+from penstock.testing.conformance_crossing import CrossingChecks
 from penstock.testing.conformance_failures import FailureChecks
 from penstock.testing.conformance_life import LifeChecks
 from penstock.testing.conformance_outcomes import OutcomeChecks
@@ -26,5 +27,7 @@ from penstock.testing.conformance_outcomes import OutcomeChecks
 __all__ = ["TaskRunnerConformance"]
 
 
-class TaskRunnerConformance(OutcomeChecks, FailureChecks, CancellingChecks, LifeChecks):
+class TaskRunnerConformance(
+    OutcomeChecks, FailureChecks, CancellingChecks, CrossingChecks, LifeChecks
+):
     """Subclass it in a test module, with a name that begins with `Test`, and add `make_runner`."""

@@ -26,7 +26,23 @@ from penstock.testing.harness import RunnerHarness, live_children, new_threads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from penstock.task_runners import Attempt
+
 __all__ = ["LifeChecks"]
+
+LEAVING_DRIVER = """
+import pickle, sys
+from queue import SimpleQueue
+from penstock.task_runners import Outcome
+make_runner, attempts, _ = pickle.load(sys.stdin.buffer)
+events = SimpleQueue()
+runner = make_runner().for_run()
+runner.open(events.put, {})
+runner.submit(attempts[:1])
+while not isinstance(events.get(timeout=60), Outcome):
+    continue
+print("done", flush=True)
+"""
 
 DRIVER = """
 import pickle, sys
@@ -115,7 +131,10 @@ class LifeChecks(ConformanceChecks):
         assert "child" in answer, f"and tells what to do in the child; here: {answer}"
         assert harness.value(harness.run(subjects.add, 1)) == 2, "the parent goes on"
 
-    def test_workers_die_with_a_driver_that_is_killed(self, harness: RunnerHarness) -> None:
+    @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+    def test_workers_die_with_a_driver_that_is_killed(
+        self, harness: RunnerHarness, how: signal.Signals
+    ) -> None:
         skip_if(harness.capabilities.isolation != "process", "workers are in the driver")
         skip_if(harness.capabilities.shares_workers, "the workers are not the driver's own")
         skip_if(not pathlib.Path("/proc/self").exists(), "no /proc on this platform")
@@ -127,28 +146,18 @@ class LifeChecks(ConformanceChecks):
             harness.attempt(subjects.tell_process_id, begin, str(directory), everything)
             for begin in begun
         ]
-        cloudpickle.register_pickle_by_value(sys.modules[type(self).__module__])
+        driver = self._start_driver(DRIVER, attempts, everything)
         try:
-            order = cloudpickle.dumps((self.make_runner, attempts, everything))
-        finally:
-            cloudpickle.unregister_pickle_by_value(sys.modules[type(self).__module__])
-        driver = subprocess.Popen(  # noqa: S603  (our own interpreter)
-            [sys.executable, "-c", DRIVER],
-            stdin=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-        try:
-            assert driver.stdin is not None
-            driver.stdin.write(order)
-            driver.stdin.close()
             deadline = time.monotonic() + self.patience_seconds
             while not all(begin.is_open() for begin in begun):
                 assert driver.poll() is None, "a driver of its own ended before its attempts began"
                 assert time.monotonic() < deadline, "the attempts run in a driver of their own"
                 time.sleep(subjects.POLL_SECONDS)
+            driver.send_signal(how)
+            driver.wait(self.patience_seconds)
         finally:
             driver.kill()
-            driver.wait()
+            driver.communicate()
         workers = [int(path.name) for path in directory.iterdir()]
         deadline = time.monotonic() + self.patience_seconds / 4
         while (alive := [pid for pid in workers if _is_alive(pid)]) and time.monotonic() < deadline:
@@ -156,6 +165,42 @@ class LifeChecks(ConformanceChecks):
         for pid in alive:
             os.kill(pid, signal.SIGKILL)
         assert not alive, f"no worker outlives a killed driver; {len(alive)} did"
+
+    def test_a_driver_that_ends_without_close_leaves_in_silence(
+        self, harness: RunnerHarness
+    ) -> None:
+        driver = self._start_driver(
+            LEAVING_DRIVER, [harness.attempt(subjects.add, 1)], harness.gate()
+        )
+        try:
+            out, err = driver.communicate(timeout=2 * self.patience_seconds)
+        finally:
+            driver.kill()
+        said = out.decode(), err.decode(), driver.returncode
+        assert said == ("done\n", "", 0), f"no noise at exit, and no hang: {said}"
+
+    def _start_driver(
+        self, script: str, attempts: list[Attempt], gate: subjects.Gate
+    ) -> subprocess.Popen[bytes]:
+        """Start a process that makes a runner, and gives it these attempts."""
+        module = sys.modules[type(self).__module__]
+        cloudpickle.register_pickle_by_value(module)
+        try:
+            order = cloudpickle.dumps((self.make_runner, attempts, gate))
+        finally:
+            cloudpickle.unregister_pickle_by_value(module)
+        driver = subprocess.Popen(  # noqa: S603  (our own interpreter)
+            [sys.executable, "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        assert driver.stdin is not None
+        driver.stdin.write(order)
+        driver.stdin.close()
+        driver.stdin = None
+        return driver
 
 
 def _in_forked_child(action: Callable[[], object], patience_seconds: float) -> str:

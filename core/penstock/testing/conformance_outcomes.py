@@ -10,6 +10,8 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+import pytest
+
 from penstock.task_runners import Packed
 from penstock.testing import subjects
 from penstock.testing.conformance_base import ConformanceChecks, skip_if, skip_unless
@@ -147,11 +149,14 @@ class OutcomeChecks(ConformanceChecks):
             # The harness takes a start after the outcome for a fault by itself.
             assert outcome.attempt_id in harness.starts, "report_start asks for a Started event"
 
-    def test_a_start_is_reported_while_the_function_runs(self, harness: RunnerHarness) -> None:
+    @pytest.mark.parametrize("has_deadline", [False, True], ids=["", "deadline"])
+    def test_a_start_is_reported_while_the_function_runs(
+        self, harness: RunnerHarness, has_deadline: bool
+    ) -> None:
         skip_if(harness.capabilities.runs_in_caller, "submit() runs the attempts")
         gate = harness.gate()
         before = time.monotonic()
-        (held,) = harness.hold(1, gate, report_start=True)
+        (held,) = harness.hold(1, gate, report_start=True, has_deadline=has_deadline)
         deadline = time.monotonic() + self.patience_seconds
         while held.id not in harness.starts and time.monotonic() < deadline:
             harness.read_events()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import marshal
 import os
 import pathlib
 import pickle
@@ -16,8 +17,10 @@ from penstock.task_runners import (
     Attempt,
     Broken,
     Capabilities,
+    Environment,
     Event,
     Outcome,
+    Output,
     Packed,
     RemoteError,
     Started,
@@ -28,7 +31,10 @@ from penstock.testing.subjects import Gate, pass_gate
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["RunnerHarness", "error_text", "live_children", "new_threads"]
+__all__ = ["RunnerHarness", "environment", "error_text", "live_children", "new_threads"]
+
+_MESSAGE = 8
+"""Where the message stands in a record of `Output`."""
 
 
 class RunnerHarness:
@@ -50,6 +56,8 @@ class RunnerHarness:
         self.order: list[int] = []
         """The ids of the attempts, in the order in which they ended."""
         self.starts: dict[int, Started] = {}
+        self.outputs: dict[int, list[tuple[Any, ...]]] = {}
+        """By attempt: the log records that were reported of it, in order."""
         self.faults: list[str] = []
         """What broke the contract, whatever the test was looking at."""
         self._submitted: set[int] = set()
@@ -154,6 +162,10 @@ class RunnerHarness:
             return pickle.loads(outcome.value.data, buffers=outcome.value.buffers)
         return outcome.value
 
+    def texts(self, attempt: Attempt) -> list[str]:
+        """Return the messages of the log records that were reported of an attempt."""
+        return [record[_MESSAGE] for record in self.outputs.get(attempt.id, ())]
+
     def read_events(self) -> None:
         """Book what has been reported so far."""
         while self._read_event(None):
@@ -168,6 +180,10 @@ class RunnerHarness:
             if event.attempt_id in self.outcomes:
                 self.faults.append(f"attempt {event.attempt_id} started after its outcome")
             self.starts[event.attempt_id] = event
+        elif isinstance(event, Output):
+            if event.attempt_id in self.outcomes:
+                self.faults.append(f"attempt {event.attempt_id} has logged after its outcome")
+            self.outputs.setdefault(event.attempt_id, []).extend(event.records)
         elif isinstance(event, Outcome):
             if event.attempt_id not in self._submitted:
                 self.faults.append(f"an outcome for {event.attempt_id}, never submitted")
@@ -182,6 +198,12 @@ class RunnerHarness:
         elif isinstance(event, Broken):
             self.faults.append(f"the runner is broken: {event.error!r}")
         return True
+
+
+def environment(number: int = 0, **shared: Any) -> Environment:
+    """Return what an attempt says of its run: as little as the engine ever does."""
+    own = number, f"attempt {number}", 1, number, (), ()
+    return Environment(marshal.dumps({"levels": {}, **shared}), own)
 
 
 def describe(outcome: Outcome) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import dataclasses
+import logging
 import os
 import pathlib
 import sys
@@ -16,11 +17,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from penstock.worker.here import ATTEMPT
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 POLL_SECONDS = 0.002
 STATE: contextvars.ContextVar[str] = contextvars.ContextVar("STATE", default="unset")
+LOGGER = "penstock_conformance"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,6 +78,49 @@ def add(x: int, y: int = 1) -> int:
 def identity(value: Any) -> Any:
     """Return the argument itself."""
     return value
+
+
+def pick(numbers: list[int], index: int) -> int:
+    """Return an item."""
+    return numbers[index]
+
+
+def append_and_count(numbers: list[int]) -> int:
+    """Change the argument, and return its length."""
+    numbers.append(0)
+    return len(numbers)
+
+
+def tell_surroundings() -> tuple[str | None, tuple[Any, ...]]:
+    """Return what this worker knows of the attempt at hand."""
+    here = ATTEMPT.get()
+    return (None, ()) if here is None else (here.shared.get("name"), here.own)
+
+
+def log_lines(label: int, count: int) -> None:
+    """Log lines, and others of a level that is too low."""
+    logger = logging.getLogger(LOGGER)
+    for number in range(count):
+        logger.info("%d.%d", label, number)
+        logger.debug("too low")
+        logging.getLogger(f"{LOGGER}_other").info("too low for the root logger")
+
+
+def say(text: str) -> None:
+    """Print a text."""
+    print(text)  # noqa: T201  (the point of this one)
+
+
+def log_and_raise() -> NoReturn:
+    """Log a line and raise."""
+    logging.getLogger(LOGGER).info("the last line")
+    raise ValueError("after the last line")
+
+
+def log_and_die() -> NoReturn:
+    """Log a line and take the worker process down."""
+    logging.getLogger(LOGGER).info("the last line")
+    die()
 
 
 def count_up(stop: int) -> Iterator[int]:

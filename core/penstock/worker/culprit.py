@@ -15,7 +15,7 @@ from .packing import dumps
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["explain_call", "explain_function", "explain_value"]
+__all__ = ["argument_name", "explain_call", "explain_function", "explain_value"]
 
 _DEEPEST: Final = 20
 _PATIENCE_SECONDS: Final = 2.0
@@ -29,6 +29,16 @@ def explain_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[
         if _why_not(value) is not None:
             return explain_value(f"argument {name!r}", value)
     return f"arguments: {_why_not((args, dict(kwargs))) or 'they cannot be pickled together'}"
+
+
+def argument_name(fn: Callable[..., Any], place: int | str) -> str:
+    """Return what the argument at a place of a call is called, by position or keyword."""
+    if isinstance(place, str):
+        return place
+    try:
+        return next(reversed(inspect.signature(fn).bind_partial(*range(place + 1)).arguments))
+    except (TypeError, ValueError, StopIteration):  # no signature, or one that does not fit
+        return str(place)
 
 
 def explain_function(fn: Callable[..., Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from .here import travelling
 from .packing import Pickler, dumps
 
-__all__ = ["format_error", "pack_error", "restore_links"]
+__all__ = ["format_error", "message_of", "own_directories", "pack_error", "restore_links"]
 
 _LINKS: Final = ("__cause__", "__context__", "__suppress_context__")
 
@@ -23,7 +23,7 @@ def pack_error(error: BaseException) -> tuple[str, str, str, bytes | None]:
     The last is None unless it could be unpickled too, here, where it is one attempt's own affair.
     With it go its cause and context, and all that for the members of a group.
     """
-    return _type_name(error), _message(error), format_error(error), _pickled(error)
+    return _type_name(error), message_of(error), format_error(error), _pickled(error)
 
 
 def format_error(error: BaseException) -> str:
@@ -34,7 +34,7 @@ def format_error(error: BaseException) -> str:
     try:
         whole = traceback.TracebackException.from_exception(error, compact=True)
         left = [whole]
-        own = _own_directories()
+        own = own_directories()
         while left:
             one = left.pop()
             kept = [step for step in one.stack if not step.filename.startswith(own)]
@@ -99,14 +99,16 @@ def _type_name(error: BaseException) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """Return the text of an exception, or why there is none."""
     try:
         return str(error)
     except Exception as trouble:  # noqa: BLE001  (user code)
         return f"(no message: its __str__ raised {type(trouble).__name__})"
 
 
-def _own_directories() -> tuple[str, ...]:
+def own_directories() -> tuple[str, ...]:
+    """Return where our code lies, each with a separator at its end."""
     places = [os.path.dirname(format_error.__code__.co_filename)]  # where this was sent as source
     for package in ("penstock", "penstock_runners"):
         spec = importlib.util.find_spec(package)  # looks, and imports nothing

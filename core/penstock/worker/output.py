@@ -72,6 +72,8 @@ class Forwarding(logging.Handler):
         super().__init__()
         self.running: list[Here] = []
         self._levels_of: Mapping[str, int] | None = None
+        self._levels_before: dict[str, int] = {}
+        """Of the loggers whose level is the driver's: what it was without that."""
         self._install_lock = threading.Lock()
 
     def install(self, levels: Mapping[str, int], *, is_own_process: bool) -> None:
@@ -88,13 +90,13 @@ class Forwarding(logging.Handler):
             root = logging.getLogger()
             if self not in root.handlers:
                 root.addHandler(self)
+            if is_own_process:  # the last run may have asked for other levels than this one
+                for name in self._levels_before.keys() - levels.keys():
+                    logging.getLogger(name).setLevel(self._levels_before.pop(name))
             for name, level in levels.items():
                 logger = logging.getLogger(name or None)
-                if (
-                    is_own_process
-                    or logger.level == logging.NOTSET
-                    or (logger is root and level < root.level)
-                ):
+                if is_own_process or level < logger.getEffectiveLevel():
+                    self._levels_before.setdefault(name, logger.level)
                     logger.setLevel(level)
             self._levels_of = levels
 

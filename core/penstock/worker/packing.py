@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import cloudpickle
 
-from . import variables
+from . import cached, variables
 from .here import travelling
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = [
     "Pickler",
     "dumps",
     "import_function",
+    "is_by_value",
     "load",
     "load_call",
     "look_up",
@@ -57,13 +58,23 @@ else:
 
 
 class Pickler(_CloudPickler):
-    """Knows how a context variable crosses, which a function may well refer to."""
+    """Knows what functions may well refer to: context variables, and functions with a cache."""
 
     def reducer_override(self, obj: Any) -> Any:
         """Return how to pickle an object, as `pickle.Pickler` has it."""
         if type(obj) is ContextVar:
             return variables.reduce(obj)
+        if type(obj) is cached.CACHED and is_by_value(obj.__module__):
+            return cached.reduce(obj)
         return super().reducer_override(obj)
+
+
+def is_by_value(module: str) -> bool:
+    """Whether what a module defines is pickled by value just now."""
+    registered = cloudpickle.list_registry_pickle_by_value()
+    return module == "__main__" or any(
+        module == name or module.startswith(f"{name}.") for name in registered
+    )
 
 
 def dumps(

@@ -20,7 +20,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.worker import errors, packing, running
+from penstock.worker import devices, errors, packing, running
 from penstock.worker.here import Here
 from penstock.worker.output import forwarding
 from penstock_runners.process_pool import frames, segments
@@ -205,15 +205,20 @@ class _Worker:
             fn = self._parcels[function]
             if type(fn) is bytearray:
                 fn = self._parcels[function] = running.loading("function", pickle.loads, fn)
+            self._slot.call(time.monotonic())  # what was imported for it does not count
             return fn, args, kwargs
 
-        ending = running.run(here, load, variables)
+        if own and own[5]:
+            with devices.showing(own):
+                ending = running.run(here, load, variables)
+        else:
+            ending = running.run(here, load, variables)
         self._leave_if_forked(ending.error)
         packed, parts = ending.payload, ending.buffers
         if ending.how == running.RAISED and _size(packed) > packing.LARGE_BYTES:
             packed, parts = None, [marshal.dumps(packed)]
-        now = time.monotonic()
-        head = (frames.DONE, number, ending.how, packed, began, now - began, ending.children)
+        now, called = time.monotonic(), self._slot.called or began
+        head = (frames.DONE, number, ending.how, packed, called, now - called, ending.children)
         self._outbox.note(head, parts)
 
     def _loaded(self, number: int, load: Callable[[Any], Any]) -> Any:

@@ -35,12 +35,16 @@ __all__ = ["Crew", "Plan", "is_running"]
 
 TICK_SECONDS: Final = 0.02
 """How often the slots are looked at, while there is something to be seen there."""
-STACK_SECONDS: Final = 0.05
-"""How long a worker to be killed may take to show its stack."""
-STACK_QUIET_SECONDS: Final = 0.003
-"""After its first piece, the stack is taken to be complete."""
+STACK_SECONDS: Final = 0.25
+"""How long a worker to be killed may take to show its stack. It needs a few milliseconds where the
+machine is not overloaded."""
+STACK_QUIET_SECONDS: Final = 0.05
+"""So long after a piece, the stack is taken to be complete, though its end has not come: it may be
+cut, if it is deep."""
 LEAVE_SECONDS: Final = 0.4
 """How long a worker may take to leave by itself."""
+LOADING_SECONDS: Final = 10.0
+"""So long an attempt may load what it needs, modules mostly, before that counts as its own time."""
 LONG_SECONDS: Final = LOOK_SECONDS
 """Too much memory for so long is the doing of the call that runs, and its end is not awaited."""
 SPAWN_WORTH_SECONDS: Final = 0.3
@@ -164,6 +168,7 @@ class Crew:
                 for worker in self.workers:
                     worker.kill()
             self.serve(leave_by - now)
+        self._parcels.close()
         self.selector.close()
         self._table.close()
 
@@ -172,6 +177,7 @@ class Crew:
         for worker in self.workers:
             worker.close_in_child()
         os.close(self._table.descriptor)
+        self._parcels.close()
         self.selector.close()
 
     def recall(self, worker: Worker, numbers: Sequence[int]) -> None:
@@ -255,15 +261,15 @@ class Crew:
         job = worker.sent.pop(head[1], None)
         if job is None:
             return  # in the pipe and in the journal of a dead worker
-        began, seconds = head[4], head[5]
+        called, seconds = head[4], head[5]
         self._forget_sent(worker, job)
         assert job.pace is not None
         job.pace.learn(seconds)
         if job.attempt.report_start and not job.is_started:
-            job.client.report(Started(job.attempt.id, worker.name, began))
+            job.client.report(Started(job.attempt.id, worker.name, called))
         outcome = outcome_of(job.attempt, head, buffers, worker.name)
         killing = worker.killing
-        if killing is not None and killing.job is job and began + seconds > killing.asked_at:
+        if killing is not None and killing.job is job and called + seconds > killing.asked_at:
             # Perhaps only since asking for the stack interrupted a system call: no end to believe.
             outcome = ended_before_kill(killing, worker, outcome)
         self._end(job, outcome)
@@ -330,8 +336,10 @@ class Crew:
             if job is None:
                 continue
             if job.attempt.report_start and not job.is_started:
-                job.is_started = True
-                job.client.report(Started(job.attempt.id, worker.name, began))
+                at = worker.slot.called or (began if now - began > LOADING_SECONDS else 0.0)
+                if at:
+                    job.is_started = True
+                    job.client.report(Started(job.attempt.id, worker.name, at))
             if len(worker.sent) == 1 or now - began < TICK_SECONDS / 2:
                 continue
             can_spawn = len(self.workers) < self._plan.max_workers and not len(self._queue)
@@ -340,6 +348,7 @@ class Crew:
             ):
                 after = itertools.dropwhile(lambda one: one != number, worker.sent)  # noqa: B023
                 worker.recalled_for = worker.flushed_for = number
+                worker.has_slow = True  # or what comes back would go to this one again
                 self.recall(worker, tuple(after)[1:])
             elif worker.flushed_for != number and next(iter(worker.sent)) != number:
                 worker.flushed_for = number
@@ -370,8 +379,9 @@ class Crew:
         if not worker.read_stack():
             self.selector.unregister(worker.stacks)
         elif worker.killing is not None and worker.killing.deadline is not None:
-            quiet = time.monotonic() + STACK_QUIET_SECONDS
-            worker.killing.deadline = min(worker.killing.deadline, quiet)
+            quiet = 0.0 if worker.has_whole_stack else STACK_QUIET_SECONDS
+            at = time.monotonic() + quiet
+            worker.killing.deadline = min(worker.killing.deadline, at)
 
     def _kill_or_spare(self, worker: Worker, killing: Killing) -> None:
         killing.deadline = None

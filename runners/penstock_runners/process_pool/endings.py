@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from penstock.attempt import Outcome
-from penstock_runners.process_pool.sizes import format_size
+from penstock.sizes import format_size
 
 if TYPE_CHECKING:
     from penstock_runners.process_pool.jobs import Job

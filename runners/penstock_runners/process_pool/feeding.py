@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from penstock.attempt import Outcome
 from penstock.shipping import pack_call
 from penstock_runners import batching
 from penstock_runners.process_pool import frames
+from penstock_runners.process_pool.batches import Batch, PackedCall, Places, travels_alone
 from penstock_runners.process_pool.parcels import BATCH_SECONDS
 from penstock_runners.process_pool.workers import Phase
 
@@ -17,14 +18,11 @@ if TYPE_CHECKING:
     from penstock.attempt import Attempt
     from penstock.worker.packing import Packing
     from penstock_runners.batching import Pace
-    from penstock_runners.process_pool.jobs import Client, Job, JobQueue
+    from penstock_runners.process_pool.jobs import Job, JobQueue
     from penstock_runners.process_pool.parcels import Parcel, ParcelStore
     from penstock_runners.process_pool.workers import Worker
 
 __all__ = ["Feeder"]
-
-_MOST_BATCH_BYTES: Final = 1 << 20
-"""A batch this large goes as it is: copying costs more than a message, and needs memory twice."""
 
 
 class Feeder:
@@ -65,17 +63,16 @@ class Feeder:
 
     def feed(self, worker: Worker) -> bool:
         """Send a batch to a worker; False if there is none for it."""
-        is_busy = bool(worker.sent)
-        jobs, calls, buffers, new = self._next_batch(worker, is_busy)
-        if not jobs:
+        batch = self._next_batch(worker)
+        if not batch.jobs:
             return False
-        for job in jobs:
+        for job in batch.jobs:
             job.worker = worker
             worker.sent[job.number] = job
             worker.seconds_ahead += job.estimate_seconds
         if worker.calls_left is not None:
-            worker.calls_left -= len(jobs)
-        self._send(worker, new, calls, buffers)
+            worker.calls_left -= len(batch.jobs)
+        batch.send()
         return True
 
     def forget(self, worker: Worker, numbers: Collection[int]) -> None:
@@ -84,87 +81,31 @@ class Feeder:
         if known:
             worker.orders.send((frames.CALLS, tuple(known), (), ()))
 
-    def _send(
-        self,
-        worker: Worker,
-        new: list[Parcel],
-        calls: list[tuple[Any, ...]],
-        buffers: list[Any],
-    ) -> None:
-        head = (
-            frames.CALLS,
-            tuple(worker.forget()),
-            tuple(parcel.number for parcel in new),
-            tuple(calls),
-        )
-        worker.orders.send(head, [*(parcel.blob for parcel in new), *buffers])
-
-    def _next_batch(
-        self, worker: Worker, is_busy: bool
-    ) -> tuple[list[Job], list[tuple[Any, ...]], list[Any], list[Parcel]]:
-        jobs: list[Job] = []
-        calls: list[tuple[Any, ...]] = []
-        buffers: list[Any] = []
-        new: list[Parcel] = []
-        client: Client | None = worker.client
+    def _next_batch(self, worker: Worker) -> Batch:
         most = batching.most_in_batch(len(self._queue), self._most_workers)
         if worker.calls_left is not None:
             most = min(most, worker.calls_left)
-        seconds, nbytes = 0.0, 0
+        batch = Batch(worker, most)
         fn: Any = None
         known: tuple[Parcel, Pace] | None = None
-        while len(jobs) < most and seconds < BATCH_SECONDS and nbytes < _MOST_BATCH_BYTES:
+        while batch.has_room:
             job = self._queue.pop()
             if job is None:
                 break
-            attempt = job.attempt
-            chunk = 0 if attempt.siblings is None else attempt.siblings.chunk
-            if attempt.fn is not fn or known is None:  # else it was looked at just now
-                fn = attempt.fn
+            if job.attempt.fn is not fn or known is None:  # else it was looked at just now
+                fn = job.attempt.fn
                 known = self._function_of(job)
                 if known is None:
                     continue
-            function, pace = known
-            alone = (pace.travels_alone and not chunk) or bool(attempt.resources)
-            if (alone and (jobs or is_busy)) or (client is not None and client is not job.client):
+            function, job.pace = known
+            is_alone = travels_alone(job.attempt, job.pace)
+            if not batch.admits(job, is_alone):
                 self._queue.push_front(job)
                 break
-            packed = self._pack(job)
-            if packed is None:
-                continue
-            packing, constants, needed = packed
-            client = job.client
-            job.pace = pace
-            job.estimate_seconds = pace.seconds or 0.0
-            surroundings = None
-            environment = attempt.environment
-            if environment is not None:
-                parcel = self._parcels.surroundings(environment.shared)
-                needed.append(parcel)
-                surroundings = parcel.number, environment.own, environment.variables
-            needed.append(function)
-            new += [parcel for parcel in needed if worker.learn(parcel.number)]
-            calls.append(
-                (
-                    job.number,
-                    function.number,
-                    packing.payload,
-                    len(packing.buffers),
-                    constants,
-                    surroundings,
-                )
-            )
-            buffers += packing.buffers
-            jobs.append(job)
-            if chunk:  # the user has said how many, whatever they take
-                most = max(most, chunk) if len(jobs) < chunk else len(jobs)
-            else:
-                seconds += job.estimate_seconds
-            nbytes += packing.nbytes
-            if alone:
-                worker.has_slow = True
-                break
-        return jobs, calls, buffers, new
+            call = self._pack(job, function)
+            if call is not None:
+                batch.add(job, call, is_alone)
+        return batch
 
     def _function_of(self, job: Job) -> tuple[Parcel, Pace] | None:
         try:
@@ -173,27 +114,32 @@ class Feeder:
             self._refuse(job, error)
             return None
 
-    def _pack(
-        self, job: Job
-    ) -> tuple[Packing, tuple[tuple[int | str, int], ...], list[Parcel]] | None:
-        """Return the arguments, places that constants belong in, and the parcels of these."""
-        attempt = job.attempt
+    def _pack(self, job: Job, function: Parcel) -> PackedCall | None:
+        attempt, needed = job.attempt, [function]
+        places: Places = ()
         try:
             if attempt.siblings is None or not attempt.siblings.constants:
                 args, kwargs = attempt.args, attempt.kwargs
-                return pack_call(attempt.fn, args, kwargs, self._parcels.by_value), (), []
-            return self._pack_beside_constants(attempt)
+                packing = pack_call(attempt.fn, args, kwargs, self._parcels.by_value)
+            else:
+                packing, places = self._pack_beside_constants(attempt, needed)
         except BaseException as error:  # noqa: BLE001  (user code; the attempt's own affair)
             self._refuse(job, error)
             return None
+        environment, surroundings = attempt.environment, None
+        if environment is not None:
+            shared = self._parcels.surroundings(environment.shared)
+            needed.append(shared)
+            surroundings = shared.number, environment.own, environment.variables
+        return PackedCall(function.number, packing, places, surroundings, needed)
 
     def _pack_beside_constants(
-        self, attempt: Attempt
-    ) -> tuple[Packing, tuple[tuple[int | str, int], ...], list[Parcel]]:
+        self, attempt: Attempt, needed: list[Parcel]
+    ) -> tuple[Packing, Places]:
+        """Pack the arguments but for the constants, which are added to what is needed."""
         args: list[Any] = list(attempt.args)
         kwargs = dict(attempt.kwargs)
         places: list[tuple[int | str, int]] = []
-        parcels: list[Parcel] = []
         assert attempt.siblings is not None
         for place in attempt.siblings.constants:
             parcel = self._parcels.constant(attempt, place)
@@ -204,9 +150,9 @@ class Feeder:
             else:
                 kwargs[place] = None
             places.append((place, parcel.number))
-            parcels.append(parcel)
+            needed.append(parcel)
         packing = pack_call(attempt.fn, tuple(args), kwargs, self._parcels.by_value)
-        return packing, tuple(places), parcels
+        return packing, tuple(places)
 
     def _refuse(self, job: Job, error: BaseException) -> None:
         self._end(job, Outcome(job.attempt.id, "raised", error=error, began=False))

@@ -34,7 +34,7 @@ READY: Final = 4
 INITIALIZER_FAILED: Final = 5
 """To the driver, before leaving: the traceback."""
 DONE: Final = 6
-"""To the driver: number, ending, payload, monotonic begin, seconds, children."""
+"""To the driver: number, ending, payload, when the function was called, seconds, children."""
 GIVEN_BACK: Final = 7
 """To the driver: numbers that were asked for, numbers that will not be begun."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from penstock_runners.process_pool.sizes import format_size
+from penstock.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from penstock.shipping import FunctionStore, pack_value
+from penstock.worker import culprit
 from penstock.worker.packing import LARGE_BYTES, is_small_scalar
 from penstock_runners.batching import Pace
 from penstock_runners.process_pool.segments import Segment, blob_of, is_available
@@ -103,7 +104,7 @@ class ParcelStore:
             self._marks[id(marks)] = weakref.ref(marks, self._note_unneeded(id(marks)))
         constant = known.get(place)
         if constant is None:
-            constant = known[place] = self._make_constant(place, value)
+            constant = known[place] = self._make_constant(attempt.fn, place, value)
         return constant.parcel
 
     def _note_unneeded(self, key: int) -> Callable[[object], None]:
@@ -113,8 +114,9 @@ class ParcelStore:
 
         return note
 
-    def _make_constant(self, place: int | str, value: Any) -> Constant:
-        packing = pack_value(f"argument {place!r}", value, self.by_value)
+    def _make_constant(self, fn: Callable[..., Any], place: int | str, value: Any) -> Constant:
+        what = f"argument {culprit.argument_name(fn, place)!r}"
+        packing = pack_value(what, value, self.by_value)
         if packing.nbytes < LARGE_BYTES:
             return Constant(None, None)
         number = next(self._numbers)

@@ -61,6 +61,9 @@ class Pool:
         self._idle_since: float | None = None
         self._is_stopping = False
         self._is_broken = False
+        # Reentrant, as the collector may call `_wake` at any moment, in the middle of `_wake`.
+        self._wake_lock = threading.RLock()
+        self._can_wake = True
         self._wake_read, self._wake_write = os.pipe()
         for descriptor in (self._wake_read, self._wake_write):
             os.set_blocking(descriptor, False)
@@ -118,13 +121,18 @@ class Pool:
             return self._takes_orders
 
     def _wake(self) -> None:
-        try:
-            os.write(self._wake_write, b"!")
-        except BlockingIOError:
-            return  # it is full of reasons to wake up
+        with self._wake_lock:
+            if not self._can_wake:
+                return  # the pipe is closed, and its number may be that of another file
+            try:
+                os.write(self._wake_write, b"!")
+            except BlockingIOError:
+                return  # it is full of reasons to wake up
 
     def close_in_child(self) -> None:
         """In a fork of the driver: close what was inherited, which belongs to the parent."""
+        self._wake_lock = threading.RLock()
+        self._can_wake = False
         os.close(self._wake_read)
         os.close(self._wake_write)
         self._crew.close_in_child()
@@ -283,5 +291,7 @@ class Pool:
             self._end_all_of(client, kind, "the worker processes are gone")
             client.is_closed.set()
         self._crew.end(leave_by)
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        with self._wake_lock:
+            self._can_wake = False
+            os.close(self._wake_read)
+            os.close(self._wake_write)

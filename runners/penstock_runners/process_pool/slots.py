@@ -1,9 +1,9 @@
 """Shared memory in which each worker says what it is at, to be read also after its death.
 
-A slot holds the number of the running call and since when, a flag by which the driver holds the
-worker before its next call, and the *journal*: the outcomes that are made but not yet written to
-the pipe. Thus a death in a batch costs the one call that ran: those before it are in the journal,
-those after it have not begun.
+A slot holds the number of the running call, since when it is loaded and since when it runs, a flag
+by which the driver holds the worker before its next call, and the *journal*: the outcomes that are
+made but not yet written to the pipe. Thus a death in a batch costs the one call that ran: those
+before it are in the journal, those after it have not begun.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Slot", "SlotTable"]
 
 SLOT_BYTES: Final = 64 * 1024
 _HEAD_BYTES: Final = 64
-_NUMBER, _BEGAN, _HOLD, _LENGTH = range(4)
+_NUMBER, _BEGAN, _CALLED, _HOLD, _LENGTH = range(5)
 
 IDLE: Final = 0
 """The number of no call."""
@@ -72,9 +72,14 @@ class Slot:
             self._words[word] = 0
 
     def begin(self, number: int, now: float) -> None:
-        """Say that a call begins."""
+        """Say that a call begins: first, its function and arguments are loaded."""
+        self._words[_CALLED] = 0
         self._times[_BEGAN] = now
         self._words[_NUMBER] = number
+
+    def call(self, now: float) -> None:
+        """Say that the function itself is called."""
+        self._times[_CALLED] = now
 
     def end(self) -> None:
         """Say that no call runs."""
@@ -89,6 +94,11 @@ class Slot:
     def began(self) -> float:
         """Since when, by the monotonic clock."""
         return self._times[_BEGAN]
+
+    @property
+    def called(self) -> float:
+        """When the function itself was called, by the monotonic clock; 0.0 before that."""
+        return self._times[_CALLED]
 
     @property
     def is_held(self) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from loky.backend import get_context
 from loky.backend import resource_tracker as loky_resource_tracker
 
+from penstock.worker import errors
 from penstock_runners.process_pool import child, frames
 from penstock_runners.process_pool.frames import Frame, FrameReader
 
@@ -232,13 +233,20 @@ class Worker:
         self.stack += piece.decode(errors="replace")
         return bool(piece)
 
+    @property
+    def has_whole_stack(self) -> bool:
+        """Whether the fault handler has come down to our own frames."""
+        return child.__file__ in self.stack
+
     def user_stack(self) -> str:
-        """Return what the fault handler wrote, on lines of its own, down to our own frames."""
+        """Return what the fault handler wrote, on lines of its own, without our own frames."""
         lines: list[str] = []
+        own = tuple(f'  File "{directory}' for directory in errors.own_directories())
         for line in self.stack.strip().splitlines():
             if child.__file__ in line:
                 break
-            lines += ("\n", line)
+            if not line.startswith(own):  # those around a run inside of another one, say
+                lines += ("\n", line)
         return "".join(lines) if any("  File " in line for line in lines) else ""
 
     # --- ending -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Sizes of memory, as people write and read them."""
+"""Sizes in bytes, as people write and read them."""
 
 from __future__ import annotations
 

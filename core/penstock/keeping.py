@@ -1,0 +1,276 @@
+"""What a task wants done with its results: kept or not, where, under which key, for how long."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+import string
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from penstock.attempt import KeptResult
+from penstock.cache_policies import DEFAULT, NO_CACHE, CachePolicy
+from penstock.cache_policy import SeenKey
+from penstock.exceptions import DefinitionError, NameTemplateError
+from penstock.key_parts import KeyPart, KeyParts, cut
+from penstock.storage_choice import store_of
+from penstock.transactions import IsolationLevel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from penstock.results import ResultStore
+    from penstock.settings import Settings
+
+__all__ = [
+    "Keeping",
+    "StoredResult",
+    "TaskRunView",
+    "check_template",
+    "keeping_of",
+    "policy_of",
+    "stored_parts",
+]
+
+# The expiry is for those who look for a result, not for the run that has it.
+_BEFORE_ANY_EXPIRY = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+_NAMES_IN_KEYS = ("parameters", "task_run", "flow_run")
+_STORAGE_OPTIONS = ("result_storage", "result_serializer", "result_storage_key")
+
+
+class TaskRunView(NamedTuple):
+    """What a cache policy, or a `cache_key_fn`, is told about a run."""
+
+    task: Any
+    task_run: Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Keeping:
+    """What becomes of the results of a task's runs; there is none for a task that keeps nothing."""
+
+    policy: CachePolicy
+    store: ResultStore
+    is_written: bool
+    """Whether results are stored; otherwise there are hooks only."""
+    is_cached: bool
+    """Whether caching was asked for, and not only that results are stored."""
+    key_template: str | None
+    expiration: datetime.timedelta | None
+    refresh: bool
+    """Run in any case, and replace what is stored."""
+    isolation: IsolationLevel | None
+    in_memory: bool
+    """Whether the value stays in the state, once it is stored."""
+    on_commit: tuple[Callable[..., Any], ...]
+    on_rollback: tuple[Callable[..., Any], ...]
+
+    def key_of(self, run: Any) -> SeenKey | None:
+        """Return the key of a run's result, and what gives its parts; None if it is the run's own.
+
+        Raises:
+            UnhashableInputError: an argument has no stable hash.
+            NameTemplateError: the template cannot be filled in.
+            Exception: whatever a policy of the user's raises.
+        """
+        template, flow_run = self.key_template, run.flow_run
+        if template is not None:
+            key = _filled_in(template, run)
+            return SeenKey(key, lambda: {"result_storage_key": KeyPart(key, cut(key))})
+        policy = self.policy
+        if policy is NO_CACHE:
+            return None
+        parameters = {} if flow_run is None else flow_run.parameters
+        task = run.plan.subject
+        return policy.look(
+            TaskRunView(task, run), {**task.bound_to(), **run.parameters}, parameters
+        )
+
+
+def stored_parts(seen: SeenKey) -> Mapping[str, Any]:
+    """Return what a key was made of, as it is stored beside the result."""
+    parts: Mapping[str, Any] = KeyParts(seen.key, seen.parts()).as_json()["parts"]
+    return parts
+
+
+def _filled_in(template: str, run: Any) -> str:
+    flow_run = run.flow_run
+    around = {} if flow_run is None else {"flow_run": flow_run}
+    try:
+        key = template.format(parameters=run.parameters, task_run=run, **around)
+    except Exception as error:
+        missing = ", as there is no flow run around it" if flow_run is None else ""
+        raise NameTemplateError(
+            f"result_storage_key {template!r} of task {run.plan.name!r} cannot be filled in"
+            f"{missing}: {type(error).__name__}: {error}. It may ask for parameters[...], "
+            "task_run.name and flow_run.flow_name, and what else such a run has"
+        ) from error
+    if not key:
+        raise NameTemplateError(f"result_storage_key {template!r} gives an empty key")
+    return key
+
+
+def check_template(template: Any, owner: str) -> None:
+    """Refuse a `result_storage_key` that could never be filled in.
+
+    Raises:
+        DefinitionError: it asks for something that there is not, or is no template.
+    """
+    if template is None:
+        return
+    if not isinstance(template, str) or not template:
+        raise DefinitionError(f"{owner}: result_storage_key is a template, not {template!r}")
+    try:
+        fields = [
+            field for _, field, _, _ in string.Formatter().parse(template) if field is not None
+        ]
+    except ValueError as error:
+        raise NameTemplateError(f"{owner}: result_storage_key {template!r}: {error}") from None
+    for field in fields:
+        first = re.split(r"[.\[]", field, maxsplit=1)[0]
+        if first not in _NAMES_IN_KEYS:
+            raise NameTemplateError(
+                f"{owner}: result_storage_key {template!r} asks for {first!r}; there are "
+                f"{', '.join(_NAMES_IN_KEYS)}, such as in parameters[name] and flow_run.flow_name"
+            )
+
+
+class StoredResult(KeptResult):
+    """A result that is read from its store whenever it is asked for."""
+
+    is_read_anew = True
+
+    def __init__(self, store: ResultStore, key: str, nbytes: int) -> None:
+        super().__init__(nbytes, store)
+        self.key = key
+
+    def fetch(self) -> Any:
+        """Read the value."""
+        record = self.runner.read(self.key, now=_BEFORE_ANY_EXPIRY)
+        if record is None:
+            raise LookupError(
+                f"the result with the key {self.key!r} is not in its store any more, and "
+                "cache_result_in_memory=False kept it nowhere else"
+            )
+        return record.value
+
+    def superseded_by(self, value: Any) -> None:
+        """Do nothing: it was written to the same place."""
+
+
+def policy_of(options: Mapping[str, Any], owner: str) -> CachePolicy | None:
+    """Return the cache policy that a task asks for; None if it says nothing.
+
+    Raises:
+        DefinitionError: it is no policy, or its function cannot be called.
+    """
+    policy: Any = options.get("cache_policy")
+    key_fn: Callable[..., Any] | None = options.get("cache_key_fn")
+    if policy is not None and not isinstance(policy, CachePolicy):
+        raise DefinitionError(f"{owner}: cache_policy is a CachePolicy, not {policy!r}")
+    if not (key_fn is None or callable(key_fn)):
+        raise DefinitionError(f"{owner}: cache_key_fn is a function, not {key_fn!r}")
+    if key_fn is not None:
+        if policy is not None:
+            warnings.warn(
+                f"{owner} has both cache_policy and cache_key_fn: the function counts",
+                stacklevel=2,
+            )
+        made: CachePolicy = CachePolicy.from_cache_key_fn(key_fn)
+        return made
+    if options.get("result_storage_key") is not None:
+        if policy not in (None, NO_CACHE):
+            warnings.warn(
+                f"{owner} has both cache_policy and result_storage_key: the key counts",
+                stacklevel=2,
+            )
+        return NO_CACHE
+    found: CachePolicy | None = policy
+    if found is not None and options.get("persist_result") is False:
+        warnings.warn(
+            f"{owner} has a cache_policy and persist_result=False, so nothing is cached; leave "
+            "persist_result out",
+            stacklevel=2,
+        )
+    return found
+
+
+def keeping_of(
+    options: Mapping[str, Any],
+    policy: CachePolicy | None,
+    flow_options: Mapping[str, Any],
+    defaults: Settings,
+    expiration: datetime.timedelta | None,
+    hooks: Mapping[str, list[Callable[..., Any]]],
+) -> Keeping | None:
+    """Settle what is done with the results of a task in one flow run, or None for nothing.
+
+    Args:
+        options: of the task.
+        policy: its cache policy.
+        flow_options: of the flow around it, which are the defaults for storage.
+        defaults: the settings.
+        expiration: for how long a stored result is used.
+        hooks: of its commit and its rollback.
+    """
+    if defaults.tasks_disable_caching:
+        policy = NO_CACHE
+    persists = options.get("persist_result")
+    if persists is None:
+        asks = policy not in (None, NO_CACHE) or any(
+            options.get(name) is not None for name in _STORAGE_OPTIONS
+        )
+        persists = asks or flow_options.get("persist_result")
+        if persists is None:
+            persists = defaults.results_persist_by_default
+    on_commit, on_rollback = tuple(hooks["on_commit"]), tuple(hooks["on_rollback"])
+    if not persists and not on_commit and not on_rollback:
+        return None
+    is_asked_for = policy is not None
+    if policy is None:
+        policy = NO_CACHE if defaults.tasks_default_no_cache else DEFAULT
+    refresh = options.get("refresh_cache")
+    if refresh is None:
+        refresh = defaults.tasks_refresh_cache
+    in_memory = options.get("cache_result_in_memory")
+    return Keeping(
+        policy=policy if persists else NO_CACHE,
+        store=_store_for(options, flow_options, policy, defaults),
+        is_written=bool(persists),
+        is_cached=is_asked_for,
+        key_template=options.get("result_storage_key"),
+        expiration=expiration,
+        refresh=bool(refresh),
+        isolation=_isolation(policy.isolation_level),
+        in_memory=in_memory is None or bool(in_memory),
+        on_commit=on_commit,
+        on_rollback=on_rollback,
+    )
+
+
+def _store_for(
+    options: Mapping[str, Any],
+    flow_options: Mapping[str, Any],
+    policy: CachePolicy,
+    defaults: Settings,
+) -> ResultStore:
+    def given(name: str) -> Any:
+        own = options.get(name)
+        return flow_options.get(name) if own is None else own
+
+    storage = policy.key_storage if policy.key_storage is not None else given("result_storage")
+    store = store_of(storage, given("result_serializer"), defaults)
+    if policy.lock_manager is None or policy.lock_manager is store.lock_manager:
+        return store
+    return store.with_lock_manager(policy.lock_manager)
+
+
+def _isolation(level: Any) -> IsolationLevel | None:
+    if level is None or isinstance(level, IsolationLevel):
+        return level
+    try:
+        return IsolationLevel[str(getattr(level, "name", level)).upper()]
+    except KeyError:
+        known = ", ".join(each.name.lower() for each in IsolationLevel)
+        raise DefinitionError(f"isolation_level is one of {known}, not {level!r}") from None

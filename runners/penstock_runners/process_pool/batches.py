@@ -1,0 +1,114 @@
+"""One batch: what goes to a worker in one frame, and when it is full."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from penstock_runners.process_pool import frames
+from penstock_runners.process_pool.parcels import BATCH_SECONDS
+
+if TYPE_CHECKING:
+    from penstock.attempt import Attempt
+    from penstock.worker.packing import Packing
+    from penstock_runners.batching import Pace
+    from penstock_runners.process_pool.jobs import Job
+    from penstock_runners.process_pool.parcels import Parcel
+    from penstock_runners.process_pool.workers import Worker
+
+__all__ = ["Batch", "PackedCall", "Places", "travels_alone"]
+
+_MOST_BATCH_BYTES: Final = 1 << 20
+"""A batch this large goes as it is: copying costs more than a message, and needs memory twice."""
+
+Places: TypeAlias = tuple[tuple[int | str, int], ...]
+"""Of constants: where each belongs among the arguments, and which parcel it is."""
+
+
+class PackedCall(NamedTuple):
+    """An attempt as it travels, and the parcels that a worker must have for it."""
+
+    function: int
+    packing: Packing
+    constants: Places
+    """Places among the arguments, and the parcels that belong in them."""
+    surroundings: tuple[int, tuple[Any, ...], bytes | None] | None
+    """A parcel that many attempts share, what is this one's own, and its context variables."""
+    needed: list[Parcel]
+
+
+class Batch:
+    """What goes to one worker in one frame. It has room until it is long, or large, enough."""
+
+    def __init__(self, worker: Worker, most: int) -> None:
+        self.jobs: list[Job] = []
+        self.has_room = most > 0
+        self._worker = worker
+        self._client = worker.client
+        self._most = most
+        self._seconds = 0.0
+        self._nbytes = 0
+        self._calls: list[tuple[Any, ...]] = []
+        self._buffers: list[Any] = []
+        self._new: list[Parcel] = []
+
+    def admits(self, job: Job, is_alone: bool) -> bool:
+        """Whether a job may go along: with those of its own run, and not if it travels alone."""
+        if is_alone and (self.jobs or self._worker.sent):
+            return False
+        return self._client is None or self._client is job.client
+
+    def add(self, job: Job, call: PackedCall, is_alone: bool) -> None:
+        """Take a job with its call, and what the worker has not got of what that needs."""
+        function, packing, constants, surroundings, needed = call
+        buffers = packing.buffers
+        self._calls.append(
+            (job.number, function, packing.payload, len(buffers), constants, surroundings)
+        )
+        if not packing.is_inline:
+            self._buffers += buffers
+            self._nbytes += packing.nbytes
+        for parcel in needed:
+            if self._worker.learn(parcel.number):
+                self._new.append(parcel)
+        self._client = job.client
+        self.jobs.append(job)
+        self._make_room(job, is_alone)
+
+    def _make_room(self, job: Job, is_alone: bool) -> None:
+        """Decide whether one more fits after this job."""
+        assert job.pace is not None
+        job.estimate_seconds = job.pace.seconds or 0.0
+        chunk = chunk_of(job.attempt)
+        count = len(self.jobs)
+        if is_alone:
+            self._worker.has_slow = True
+            self._most = count
+        elif chunk:  # the user has said how many, whatever they take
+            self._most = max(self._most, chunk) if count < chunk else count
+        else:
+            self._seconds += job.estimate_seconds
+        self.has_room = (
+            count < self._most
+            and self._seconds < BATCH_SECONDS
+            and self._nbytes < _MOST_BATCH_BYTES
+        )
+
+    def send(self) -> None:
+        """Send it."""
+        head = (
+            frames.CALLS,
+            tuple(self._worker.forget()),
+            tuple(parcel.number for parcel in self._new),
+            tuple(self._calls),
+        )
+        self._worker.orders.send(head, [*(parcel.blob for parcel in self._new), *self._buffers])
+
+
+def chunk_of(attempt: Attempt) -> int:
+    """Return how many of its siblings the user wants sent together; 0 leaves that to us."""
+    return 0 if attempt.siblings is None else attempt.siblings.chunk
+
+
+def travels_alone(attempt: Attempt, pace: Pace) -> bool:
+    """Whether an attempt goes to its worker with no other beside it."""
+    return bool(attempt.resources) or (pace.travels_alone and not chunk_of(attempt))

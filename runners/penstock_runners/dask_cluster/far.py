@@ -273,7 +273,7 @@ class _Batch:
         variables: bytes | None = None
         if surroundings is not None:
             digest, own, variables = surroundings
-            shared = _opened(digest, marshal.loads)
+            shared = _opened(digest, _load_surroundings)
             forwarding.install(shared["levels"], is_own_process=False)
         here = Here(shared, own, self._sender_of_records(number))
 
@@ -354,6 +354,17 @@ def _helping(load: Callable[[], T]) -> Callable[[], T]:
             raise
 
     return load_or_help
+
+
+def _load_surroundings(blob: bytes) -> Mapping[str, Any]:
+    surroundings: dict[str, Any] = marshal.loads(blob)  # noqa: S302  (plain values)
+    # What Dask itself says here is its owner's affair: a client sets these levels, too.
+    surroundings["levels"] = {
+        name: level
+        for name, level in surroundings["levels"].items()
+        if name.partition(".")[0] != "distributed"
+    }
+    return surroundings
 
 
 def _load_constant(parcel: bytes) -> Any:

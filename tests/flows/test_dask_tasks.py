@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import distributed
 import pytest
 
-from penstock import flow, get_run_logger, task
+from penstock import by_value, flow, get_run_logger, task
 from penstock.exceptions import CancelledRun
 from penstock_runners.dask import DaskTaskRunner
 from penstock_runners.dask_cluster import session
@@ -391,11 +391,12 @@ def test_functions_of_a_module_that_only_the_driver_has_go_by_value(dask: DaskTa
         del sys.modules["only_here"]
 
 
-def test_modules_are_shipped_on_request(
+def test_files_of_a_project_are_shipped_and_what_is_installed_on_request(
     cluster: LocalClusterProcess, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "only_for_the_driver.py").write_text("def work(x):\n    return x + 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    installed = by_value._installed_places()
     import only_for_the_driver  # type: ignore[import-not-found]  # made above
 
     @flow(task_runner=DaskTaskRunner(cluster.address))
@@ -406,6 +407,8 @@ def test_modules_are_shipped_on_request(
     def shipped() -> Any:
         return task(only_for_the_driver.work).submit(1).result()
 
+    assert without() is None, "it is no part of what is installed"
+    monkeypatch.setattr(by_value, "_installed_places", lambda: (*installed, f"{tmp_path}/"))
     assert shipped() == 2
     error = without()
     assert isinstance(error, ModuleNotFoundError)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import pickle
+import re
 import threading
 import time
 import uuid
@@ -48,6 +49,9 @@ LOOK_SECONDS: Final = 1.0
 """How often the scheduler is asked which workers there are."""
 ATTEMPTS_PER_SLOT: Final = 1024
 """Taken ahead for each slot, so that batches are full."""
+MOST_SPENT: Final = 64
+"""Futures that nobody needs are let go in a quiet moment, or so many at a time: whatever a client
+sends makes it wait, for 10 ms, before it sends the next thing."""
 PATIENCE_SECONDS: Final = 0.5
 """For so long, attempts wait for the workers that are there; then more could be used."""
 WARN_SECONDS: Final = 30.0
@@ -96,6 +100,8 @@ class Session:
         self._batches: dict[int, Batch] = {}
         self._answered: dict[int, Any] = {}
         """By number of a batch that is over: its Dask future, while Dask has not noticed."""
+        self._spent: list[Any] = []
+        """Such futures, later, to be let go."""
         self._calls: dict[int, Open] = {}
         """What was sent, by the number of the call."""
         self._warned: set[tuple[Any, ...]] = set()
@@ -153,6 +159,8 @@ class Session:
             self._post.close()
             futures = [batch.future for batch in self._batches.values()]
             self._wire.take_down([*futures, *self._answered.values(), *self._demand.futures])
+            for held in (self._spent, self._answered, self._batches, self._demand.futures):
+                held.clear()
 
     def _is_over(self) -> bool:
         if self._close_by is None:
@@ -163,13 +171,15 @@ class Session:
         timeout = TICK_SECONDS
         if self._close_by is not None:
             timeout = max(0.0, min(timeout, self._close_by - time.monotonic()))
+        order = None
         try:
             order = self._inbox.get(timeout=timeout)
             while True:
                 self._act(order)
                 order = self._inbox.get(block=False)
         except Empty:
-            pass  # all is done that there was
+            if order is None or len(self._spent) >= MOST_SPENT:
+                self._spent.clear()
         self._look_at_clock(time.monotonic())
         if self._broken is None and self._close_by is None:
             self._feed()
@@ -316,7 +326,7 @@ class Session:
         """Dask says that a task of its own is over."""
         future = self._answered.pop(number, None)
         if future is not None:
-            future.release()
+            self._spent.append(future)
         batch = self._batches.get(number)
         if batch is None:
             return
@@ -559,5 +569,6 @@ class Session:
 
 
 def _key_part(name: str) -> str:
-    """Return a name as the beginning of a Dask key, by which dashboards group tasks."""
-    return "".join(char if char.isalnum() or char in "_." else "_" for char in name) or "task"
+    """Return what the names of a task's runs begin with: Dask groups tasks by it, for ever."""
+    found = re.match(r"\w+", name)
+    return found[0] if found else "task"

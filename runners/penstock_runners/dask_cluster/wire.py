@@ -112,10 +112,10 @@ class Wire:
         client = self._client
         if futures:
             await client.cancel(futures, asynchronous=True, force=True)
-        client.unsubscribe_topic(self.topic)
         await client.unregister_worker_plugin(self._plugin)
-        await client.run_on_scheduler(_forget_events, self.topic)
         client._event_handlers[self.topic] = _ignore  # some may be on their way yet
+        if not await client.run_on_scheduler(_forget_topic, self.topic, client.id):
+            client.unsubscribe_topic(self.topic)
 
     def look(self) -> None:
         """Ask the scheduler which workers there are; the answer will be posted."""
@@ -264,10 +264,25 @@ def _ignore(_: Any) -> None:
 
 
 def _forget_events(topic: str, dask_scheduler: Any = None) -> None:
-    """Let the scheduler drop the events of a run that is over; runs there."""
+    """Let the scheduler drop the events of a topic; runs there. Its insides are not public."""
     forget = getattr(getattr(dask_scheduler, "_broker", None), "truncate", None)
     if forget is not None:
         forget(topic)
 
 
-_forget_events.__module__ = "__main__"  # by value, see `bundle`
+def _forget_topic(topic: str, client: str, dask_scheduler: Any = None) -> bool:
+    """Let the scheduler drop a topic, and what it has noted of a client that leaves; runs there.
+
+    It would keep the topic if it were unsubscribed from. False: it is made in another way.
+    """
+    topics = getattr(getattr(dask_scheduler, "_broker", None), "_topics", None)
+    if topics is None:
+        return False
+    topics.pop(topic, None)
+    if client in topics:
+        topics[client].truncate()
+    return True
+
+
+for _each in (_forget_events, _forget_topic):
+    _each.__module__ = "__main__"  # by value, see `bundle`

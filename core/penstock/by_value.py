@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
+import os
+import site
 import sys
+import sysconfig
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-__all__ = ["ByValue", "is_by_value", "is_importable"]
+__all__ = ["ByValue", "is_by_value", "is_importable", "is_installed"]
 
 _registry_lock = threading.RLock()
 _COMMON_PREFIX: Final = "_penstock_"
@@ -30,10 +34,13 @@ class ByValue:
 
     Args:
         modules: further names; what is inside of them counts, too.
+        only_installed: whether workers have what is installed and nothing else, as on other
+            machines, where the files beside a script are not.
     """
 
-    def __init__(self, modules: Sequence[str] = ()) -> None:
+    def __init__(self, modules: Sequence[str] = (), *, only_installed: bool = False) -> None:
         self._modules = tuple(modules)
+        self._only_installed = only_installed
         self._looked_at: dict[str, tuple[ModuleType | None, int, bool]] = {}
         self._depth = 0
         self._registered: list[ModuleType] = []
@@ -59,7 +66,10 @@ class ByValue:
         now = sys.modules.get(module), len(sys.path)
         known = self._looked_at.get(module)
         if known is None or known[0] is not now[0] or known[1] != now[1]:
-            known = self._looked_at[module] = (*now, is_importable(module))
+            can_import = is_importable(module) and (
+                not self._only_installed or is_installed(module)
+            )
+            known = self._looked_at[module] = (*now, can_import)
         return known[2]
 
     def __enter__(self) -> None:
@@ -102,6 +112,24 @@ def is_importable(name: str) -> bool:
         path = spec.submodule_search_locations
     origin = getattr(module, "__file__", None)
     return spec is not None and (origin is None or spec.origin == origin)
+
+
+def is_installed(name: str) -> bool:
+    """Whether a module is part of Python or of what is installed with it, and no file of a project.
+
+    One that has no file counts as installed: who made it here would make it elsewhere.
+    """
+    place: str | None = getattr(sys.modules.get(name), "__file__", None)
+    if place is None:
+        return True
+    return os.path.realpath(place).startswith(_installed_places())
+
+
+@functools.cache
+def _installed_places() -> tuple[str, ...]:
+    places = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
+    scripts = {sysconfig.get_path("scripts"), sysconfig.get_path("data")}
+    return tuple(os.path.join(os.path.realpath(place), "") for place in places - scripts)
 
 
 def _is_made_by_an_importer(name: str) -> bool:

@@ -59,10 +59,11 @@ class FunctionStore:
 
     Args:
         ship_modules: names of modules to go by value, as if workers could not import them.
+        only_installed: whether workers can import what is installed, and nothing else.
     """
 
-    def __init__(self, ship_modules: Sequence[str] = ()) -> None:
-        self.by_value: ByValue = ByValue(ship_modules)
+    def __init__(self, ship_modules: Sequence[str] = (), *, only_installed: bool = False) -> None:
+        self.by_value: ByValue = ByValue(ship_modules, only_installed=only_installed)
         self._numbers = itertools.count(1)
         self._by_content: OrderedDict[bytes, Function] = OrderedDict()
         self._seen: OrderedDict[int, tuple[Any, tuple[Any, ...], Function]] = OrderedDict()

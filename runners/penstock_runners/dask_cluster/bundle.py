@@ -100,5 +100,5 @@ def call_far_side(package: str, function: str, *arguments: Any) -> Any:
 
 # Dask tries plain pickle first, which would send these by name, for a worker that cannot import
 # them. In `__main__` there are none such, so that cloudpickle sends them by value.
-FarSidePlugin.__module__ = "__main__"
-call_far_side.__module__ = "__main__"
+for _part in (FarSidePlugin, FarSidePlugin.__init__, FarSidePlugin.setup, call_far_side):
+    _part.__module__ = "__main__"

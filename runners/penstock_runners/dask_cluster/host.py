@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -53,6 +54,10 @@ def main(start: _Start) -> None:
     dask.config.update(dask.config.config, config, priority="new")
     preload = [*dask.config.get("distributed.worker.preload", []), _LIFELINE]
     dask.config.set(_OWN_SETTINGS | {"distributed.worker.preload": preload})
+    # If the driver is killed, there is nobody left to be told so.
+    logging.getLogger("distributed.scheduler").addFilter(
+        lambda record: not str(record.msg).startswith("Closed comm")
+    )
     asyncio.run(_serve(_Wires(answer_to, lifeline, driver), kwargs, adapt_kwargs))
 
 

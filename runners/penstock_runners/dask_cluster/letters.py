@@ -60,11 +60,18 @@ class PostOffice:
     Args:
         put: puts bytes on the cluster, and returns their future; None if there is no worker.
         ship_modules: names of modules that go by value.
+        is_elsewhere: whether workers may be on machines that have not the files of a project.
     """
 
-    def __init__(self, put: Callable[[bytes], Any], ship_modules: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        put: Callable[[bytes], Any],
+        ship_modules: Sequence[str] = (),
+        *,
+        is_elsewhere: bool = False,
+    ) -> None:
         self._put = put
-        self._functions = FunctionStore(ship_modules)
+        self._functions = FunctionStore(ship_modules, only_installed=is_elsewhere)
         self._paces: dict[int, tuple[bytes, Pace]] = {}
         self._surroundings: dict[int, tuple[bytes, bytes]] = {}
         """By id: what is shared, which keeps the id its own, and the digest."""

@@ -85,7 +85,7 @@ class Session:
         self._inbox: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
         self._name = uuid.uuid4().hex[:12]
         self._wire = Wire(connection, client, self._name, self._inbox.put)
-        self._post = PostOffice(self._put, ship_modules)
+        self._post = PostOffice(self._put, ship_modules, is_elsewhere=not connection.where.is_local)
         self._numbers = itertools.count(1)
         self._picker = Picker(self._post, self._numbers, self._refuse)
         self._roster = Roster()

@@ -273,7 +273,7 @@ class _Batch:
         variables: bytes | None = None
         if surroundings is not None:
             digest, own, variables = surroundings
-            shared = _opened(digest, marshal.loads)
+            shared = _opened(digest, _load_surroundings)
             forwarding.install(shared["levels"], is_own_process=False)
         here = Here(shared, own, self._sender_of_records(number))
 
@@ -359,6 +359,16 @@ def _helping(load: Callable[[], T]) -> Callable[[], T]:
 def _load_constant(parcel: bytes) -> Any:
     payload, buffers = pickle.loads(parcel)
     return packing.load(payload, buffers)
+
+
+def _load_surroundings(parcel: bytes) -> Mapping[str, Any]:
+    shared: dict[str, Any] = marshal.loads(parcel)
+    # How talkative Dask itself is on a cluster is not the driver's to say.
+    levels: dict[str, int] = shared["levels"]
+    shared["levels"] = {
+        name: level for name, level in levels.items() if name.partition(".")[0] != "distributed"
+    }
+    return shared
 
 
 class _Pulse:

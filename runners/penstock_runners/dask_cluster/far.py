@@ -356,6 +356,17 @@ def _helping(load: Callable[[], T]) -> Callable[[], T]:
     return load_or_help
 
 
+def _load_surroundings(blob: bytes) -> Mapping[str, Any]:
+    surroundings: dict[str, Any] = marshal.loads(blob)  # noqa: S302  (plain values)
+    # What Dask itself says here is its owner's affair: a client sets these levels, too.
+    surroundings["levels"] = {
+        name: level
+        for name, level in surroundings["levels"].items()
+        if name.partition(".")[0] != "distributed"
+    }
+    return surroundings
+
+
 def _load_constant(parcel: bytes) -> Any:
     payload, buffers = pickle.loads(parcel)
     return packing.load(payload, buffers)

@@ -372,16 +372,6 @@ def _load_constant(parcel: bytes) -> Any:
     return packing.load(payload, buffers)
 
 
-def _load_surroundings(parcel: bytes) -> Mapping[str, Any]:
-    shared: dict[str, Any] = marshal.loads(parcel)
-    # How talkative Dask itself is on a cluster is not the driver's to say.
-    levels: dict[str, int] = shared["levels"]
-    shared["levels"] = {
-        name: level for name, level in levels.items() if name.partition(".")[0] != "distributed"
-    }
-    return shared
-
-
 class _Pulse:
     """A thread that looks at batches of several calls, as long as there are any."""
 

@@ -86,11 +86,14 @@ class Keeping:
             TaskRunView(task, run), {**task.bound_to(), **run.parameters}, parameters
         )
 
+    def parts_of(self, seen: SeenKey) -> KeyParts:
+        """Return a key with what it was made of."""
+        by_policy = self.key_template is None
+        return self.policy.with_parts(seen) if by_policy else KeyParts(seen.key, seen.parts())
+
     def stored_parts(self, seen: SeenKey) -> Mapping[str, Any]:
         """Return what a key was made of, as it is stored beside the result."""
-        by_policy = self.key_template is None
-        found = self.policy.with_parts(seen) if by_policy else KeyParts(seen.key, seen.parts())
-        parts: Mapping[str, Any] = found.as_json()["parts"]
+        parts: Mapping[str, Any] = self.parts_of(seen).as_json()["parts"]
         return parts
 
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock import PenstockFuture, allow_failure, task
-from penstock.attempt import Outcome
+from penstock.attempt import KeptResult, Outcome
 from penstock.engine.loop import RealClock
 from penstock.engine.task_run import MOST_UNCHARGED
 from penstock.states import Failed, Paused, Scheduled, State, StateType, is_legal
@@ -136,11 +136,30 @@ class Watched:
             run = future.run
             assert (run.waiters, run.callbacks, run.dependents) == (None, None, None)
             assert self.final_hooks[run.name] == 1
+        self._check_books(bench)
+
+    def check_with_losses(self, bench: EngineForTest) -> None:
+        """As `check`, where a run may have had several lives, each of them ended as it should."""
+        for future in self.futures:
+            run = future.run
+            for old, new in itertools.pairwise(run.states):
+                assert is_legal(old, new), f"{old} to {new} in {run.states}"
+            lives = sum(state.name == "ResultLost" for state in run.states)
+            finals = [state for state in run.states if state.is_final()]
+            assert len(finals) == 1 + lives
+            assert all(state.is_completed() for state in finals[:-1])
+            assert run.states[-1].is_final()
+            assert (run.waiters, run.callbacks, run.dependents) == (None, None, None)
+        self._check_books(bench)
+
+    def _check_books(self, bench: EngineForTest) -> None:
         engine = bench.engine
         assert bench.flow_run.active == set()
         assert engine.dispatcher.attempts == {}
         assert engine.loop.in_flight == 0
         assert engine._sleepers == set()
+        assert engine._resuming == {}
+        assert engine._lost == {}
         assert engine.dispatcher.admission.limits._holding == {}
         assert all(not handle.ready for handle in engine.dispatcher.handles())
 
@@ -180,6 +199,11 @@ TIMEOUT = 10.0
 LATE = 3  # of how many attempts that timed out one is heard of again
 
 
+def is_made_again(run: Any) -> bool:
+    """Whether it had ended, and lives on for somebody who needs what was lost."""
+    return any(state.name == "ResultLost" for state in run.states)
+
+
 class CheckingRunner(ManualTaskRunner):
     """Looks at every attempt it is given: all that it needs must be over."""
 
@@ -200,7 +224,8 @@ class CheckingRunner(ManualTaskRunner):
         for attempt in attempts:
             run = self.bench.engine.dispatcher.attempts[attempt.id]
             inputs = attempt.args[1]
-            self._expect(all(each.state.is_final() for each in run.upstream), "inputs not over")
+            is_over = all(each.state.is_final() or is_made_again(each) for each in run.upstream)
+            self._expect(is_over, "inputs not over")
             self._expect(not any(isinstance(each, PenstockFuture) for each in inputs), "a future")
             self._expect(not run.state.is_final(), "a run that is over")
         super().submit(attempts)
@@ -311,6 +336,90 @@ def test_every_run_of_any_graph_ends_once_and_by_legal_moves(nodes: list[Node], 
         watched.submit_all(lambda index, inputs: index, TIMEOUT, bench)
         Story(watched, bench, random.Random(order)).tell()
         watched.check(bench)
+        assert runner.faults == []
+
+
+# --- results that stay with workers, and get lost --------------------------------------------
+
+
+class Kept(KeptResult):
+    """A value that is there until it is lost, and then what took its place."""
+
+    def __init__(self, value: Any, runner: Any) -> None:
+        super().__init__(1, runner)
+        self.value = value
+        self.is_lost = False
+        self.heirs: list[Any] = []
+
+    def current(self) -> Any:
+        here: Any = self
+        while isinstance(here, Kept) and here.heirs:
+            here = here.heirs[0]
+        return here
+
+    def fetch(self) -> Any:
+        here = self.current()
+        if isinstance(here, Kept):
+            if here.is_lost:
+                raise LookupError("the result was lost")
+            return here.value
+        return here
+
+    def superseded_by(self, value: Any) -> None:
+        self.heirs.append(value)
+
+
+class ForgetfulStory(Story):
+    """As `Story`; many results stay with the runner, which loses some of them now and then."""
+
+    def __init__(self, watched: Watched, bench: EngineForTest, rng: random.Random) -> None:
+        super().__init__(watched, bench, rng)
+        self.kept: list[Kept] = []
+        self.remade = 0
+
+    def one_thing_happens(self) -> None:
+        if self.kept and self.remade < 30 and self.rng.random() < 0.1:  # else it need not end
+            self.rng.choice(self.kept).is_lost = True
+            self.remade += 1
+        else:
+            super().one_thing_happens()
+
+    def go_on(self, attempt: Attempt) -> None:
+        lost = tuple(
+            dict.fromkeys(
+                current
+                for value in attempt.args[1]
+                if isinstance(value, Kept)
+                and isinstance(current := value.current(), Kept)
+                and current.is_lost
+            )
+        )
+        if lost and attempt.id not in self.begun:
+            self.runner._end(Outcome(attempt.id, "lost", began=False, lost_inputs=lost))
+        elif self.rng.random() < 0.4:
+            kept = Kept(attempt.args[0], self.runner)
+            self.kept.append(kept)
+            self.runner.finish(attempt.id, kept)
+        else:
+            super().go_on(attempt)
+
+
+@pytest.mark.timeout(400)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(graphs(ends=["return", "raise", "lose", "stop"]), st.integers(0, 2**32))
+def test_whatever_results_are_lost_every_run_ends_and_by_legal_moves(
+    nodes: list[Node], order: int
+) -> None:
+    # A handler may veto the second life of a run, whose users then end by that.
+    nodes = [dataclasses.replace(node, handler=None) for node in nodes]
+    runner = CheckingRunner(credit=3)
+    runner.capabilities = dataclasses.replace(runner.capabilities, keeps_results=True)
+    with engine_for_test(runner, tag_limits={"limited": 2}, logging_level="CRITICAL") as bench:
+        runner.bench = bench
+        watched = Watched(nodes)
+        watched.submit_all(lambda index, inputs: index, TIMEOUT, bench)
+        ForgetfulStory(watched, bench, random.Random(order)).tell()
+        watched.check_with_losses(bench)
         assert runner.faults == []
 
 

@@ -28,7 +28,7 @@ from penstock.engine.dispatch import Dispatcher
 from penstock.engine.environments import environment_of
 from penstock.engine.keeping import WAITS
 from penstock.engine.loop import Clock, Loop, RealClock
-from penstock.engine.recovery import has_kept_result
+from penstock.engine.recovery import has_kept_result, is_lost
 from penstock.engine.task_run import failure, task_run
 from penstock.futures import PenstockFuture
 from penstock.logging import replay
@@ -281,7 +281,7 @@ class Engine(Cancelling):
                         for name, value in run.kwargs.items()
                     }
             except LookupError as error:
-                lost = [each.state.data for each in run.upstream if has_kept_result(each)]
+                lost = [each.state.data for each in run.upstream if is_lost(each)]
                 if lost and run.was_submitted and self.wait_for_lost(run, lost, RESOLVE):
                     return RESOLVE
                 return failure(error, "Flow run" if run.is_flow_run else "Task run")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from penstock.runs import Run
 
-__all__ = ["Recovering", "has_kept_result"]
+__all__ = ["Recovering", "has_kept_result", "is_lost"]
 
 COMPLETED = StateType.COMPLETED
 
@@ -32,6 +32,17 @@ def has_kept_result(run: Run) -> bool:
     return run.state.type is COMPLETED and isinstance(data, KeptResult) and not data.is_read_anew
 
 
+def is_lost(run: Run) -> bool:
+    """Whether the value of a run stayed with a worker, and is not there any more."""
+    if not has_kept_result(run):
+        return False
+    try:
+        run.state.value()
+    except LookupError:
+        return True
+    return False
+
+
 class Recovering(Performing):
     """The part of the engine that has lost results made again; under the turn, but `recover`."""
 
@@ -39,8 +50,8 @@ class Recovering(Performing):
     active: set[Run]
     _lost: dict[Run, KeptResult]
     """Of runs that are made again, what was lost."""
-    _resuming: dict[Run, Any]
-    """Runs that wait for inputs to be made again, and the answer their life waits for."""
+    _resuming: dict[Run, tuple[Any, tuple[Run, ...]]]
+    """Runs that wait for inputs to be made again: the answer their life waits for, and by whom."""
 
     def step(self, run: Run, answer: Any, error: BaseException | None = None) -> None:
         """Let a submitted run go on; see `Engine.step`."""
@@ -86,7 +97,7 @@ class Recovering(Performing):
         Returns:
             Whether it waits; false: nobody knows how to make them.
         """
-        producers: list[Run] = []
+        producers: dict[Run, None] = {}
         for kept in lost:
             producer: Run | None = None if kept.producer is None else kept.producer()
             if producer is None:
@@ -94,8 +105,8 @@ class Recovering(Performing):
             if has_kept_result(producer) and producer.state.data is kept:
                 self._make_again(producer)
             if not producer.state.is_final():
-                producers.append(producer)
-        self._resuming[run] = answer
+                producers[producer] = None
+        self._resuming[run] = answer, tuple(producers)
         run.left = len(producers)
         for producer in producers:
             if producer.dependents is None:
@@ -109,10 +120,12 @@ class Recovering(Performing):
         """Let a run go on whose inputs were made again, or could not be; false if it is no such."""
         if run not in self._resuming:
             return False
-        answer = self._resuming.pop(run)
+        answer, producers = self._resuming.pop(run)
         if answer is RESOLVE:
-            self.step(run, self.resolve(run))
-        elif all(upstream.state.type is COMPLETED for upstream in run.upstream):
+            answer = self.resolve(run)
+            if answer is not RESOLVE:  # else it waits again: something was lost meanwhile
+                self.step(run, answer)
+        elif all(producer.state.type is COMPLETED for producer in producers):
             self.step(run, answer)
         else:
             reason = "an input was lost with its worker, and could not be made again"

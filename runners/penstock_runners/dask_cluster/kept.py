@@ -57,8 +57,10 @@ class KeptOnCluster(KeptResult):
         try:
             return kept.future.result()
         except Exception as error:
-            if not kept.is_lost:
-                raise  # it cannot be pickled, say
+            if not kept.is_lost:  # it cannot be pickled, say
+                if isinstance(error, LookupError):  # which would be taken for a loss
+                    raise RuntimeError(f"the result could not be brought: {error!r}") from error
+                raise
             raise LookupError(f"the result was lost with worker {kept.worker}") from error
 
     def superseded_by(self, value: Any) -> None:

@@ -71,7 +71,7 @@ def test_so_does_that_of_the_flow_run_around() -> None:
         run.parameters["b"]
 
 
-@pytest.mark.parametrize("parent", [ROOT_ID, PARENT_ID])
+@pytest.mark.parametrize("parent", [ROOT_ID, PARENT_ID], ids=["root", "parent"])
 def test_of_the_runs_further_out_the_ids_are_known(parent: int) -> None:
     run = standing_in(here_of(parent_id=parent, root_id=ROOT_ID)).flow_run
     assert run is not None

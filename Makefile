@@ -25,8 +25,9 @@ help:
 census: $(RUNS)
 	$(BIN)/penstock run examples/code_census.py $(ARGS)
 
+# Three at once on two cores: what tests of workers and clusters do most is wait.
 test: $(TESTS)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadscope $(ARGS)
 
 check: $(TESTS)
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ make the key yourself with a `cache_key_fn`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 from penstock.cache_policy import (
@@ -59,7 +60,7 @@ class _Call(NamedTuple):
     flow_parameters: dict[str, Any]
 
 
-_Seen: TypeAlias = "tuple[object, Callable[[], Mapping[str, KeyPart]]]"
+_Seen: TypeAlias = "tuple[str, Callable[[], Mapping[str, KeyPart]]]"
 """What counts, and what gives the same as parts; many keys are asked for and few parts."""
 
 
@@ -68,6 +69,8 @@ class _TaskPolicy(OptionsOfPolicy):
     """A policy whose keys belong to one task."""
 
     _name: ClassVar[str] = ""
+    _varies: ClassVar[bool] = False
+    """What is looked at differs from call to call; of a source, or a run, the key is remembered."""
 
     def compute_key(
         self,
@@ -96,19 +99,31 @@ class _TaskPolicy(OptionsOfPolicy):
 
         def parts() -> Mapping[str, KeyPart]:
             task_key = _task_key(task_ctx)
-            task = KeyPart(stable_hash(task_key), task_key)
-            return self._with_policy({"task": task, **own_parts()})
+            return {"task": _task_part(task_key), **own_parts()}
 
         return SeenKey(self._key(task_ctx, counted), parts)
 
-    def _key(self, context: TaskRunContext | None, counted: object) -> str:
-        return stable_hash((type(self).__name__, _task_key(context), counted))
+    def _key(self, context: TaskRunContext | None, counted: str) -> str:
+        make = _key_of_text if self._varies else _remembered_key_of_text
+        return make(type(self).__name__, _task_key(context), counted)
 
     def _look_at(self, call: _Call) -> _Seen | None:
         raise NotImplementedError
 
     def _expression(self) -> str:
         return self._name
+
+
+def _key_of_text(policy: str, task_key: str, counted: str) -> str:
+    return stable_hash((policy, task_key, counted))
+
+
+@functools.lru_cache(maxsize=1024)
+def _task_part(task_key: str) -> KeyPart:
+    return KeyPart(stable_hash(task_key), task_key)
+
+
+_remembered_key_of_text = functools.lru_cache(maxsize=1024)(_key_of_text)
 
 
 def _task_key(context: TaskRunContext | None) -> str:
@@ -123,6 +138,8 @@ class Inputs(_TaskPolicy):
     A name to leave out that is no argument of the task is no error: tasks may share a policy.
     """
 
+    _varies: ClassVar[bool] = True
+
     exclude: Iterable[str] = ()
     """Names of arguments to leave out; kept as a sorted tuple."""
 
@@ -134,7 +151,7 @@ class Inputs(_TaskPolicy):
         if not call.inputs:
             return None
         hashes = argument_hashes(call.inputs, without=tuple(self.exclude))
-        return hashes, lambda: _parts("input", hashes, call.inputs)
+        return _as_text(hashes), lambda: _parts("input", hashes, call.inputs)
 
     def __sub__(self, other: object) -> CachePolicy:
         """Return this policy with one more input left out."""
@@ -149,6 +166,11 @@ class Inputs(_TaskPolicy):
 
     def _expression(self) -> str:
         return " - ".join(["INPUTS", *map(repr, self.exclude)])
+
+
+def _as_text(hashes: dict[str, str]) -> str:
+    # Names are identifiers, and the digests of one length: it can be read in one way only.
+    return " ".join([f"{name}={digest}" for name, digest in hashes.items()])
 
 
 def _parts(kind: str, hashes: dict[str, str], values: dict[str, Any]) -> dict[str, KeyPart]:
@@ -214,7 +236,7 @@ class FlowParameters(_TaskPolicy):
         if not call.flow_parameters:
             return None
         hashes = parameter_hashes(call.flow_parameters)
-        return hashes, lambda: _parts("flow parameter", hashes, call.flow_parameters)
+        return _as_text(hashes), lambda: _parts("flow parameter", hashes, call.flow_parameters)
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import reprlib
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
@@ -124,7 +125,12 @@ class CachePolicy:
     ) -> KeyParts | None:
         """Return the same key together with what it was made of, or None to not cache the call."""
         seen = self.look(task_ctx, inputs, flow_parameters)
-        return None if seen is None else KeyParts(seen.key, MappingProxyType({**seen.parts()}))
+        return None if seen is None else self.with_parts(seen)
+
+    def with_parts(self, seen: SeenKey) -> KeyParts:
+        """Return a key of this policy's together with what it was made of."""
+        policy = _text_part(without_addresses(self._expression()))
+        return KeyParts(seen.key, MappingProxyType({"policy": policy, **seen.parts()}))
 
     def look(
         self,
@@ -137,10 +143,7 @@ class CachePolicy:
         if key is None:
             return None
         name = f"key by {self._expression()}"
-        return SeenKey(key, lambda: self._with_policy({name: _text_part(key)}))
-
-    def _with_policy(self, parts: Mapping[str, KeyPart]) -> dict[str, KeyPart]:
-        return {"policy": _text_part(without_addresses(self._expression())), **parts}
+        return SeenKey(key, lambda: {name: _text_part(key)})
 
     def __add__(self, other: object) -> CachePolicy:
         """Return a policy whose key changes when either key does.
@@ -280,9 +283,8 @@ class CompoundCachePolicy(OptionsOfPolicy):
         def joint_parts() -> Mapping[str, KeyPart]:
             parts: dict[str, KeyPart] = {}
             for name, part in (item for each in counted for item in each.parts().items()):
-                if name != "policy":
-                    parts[_free_name(name, part, parts)] = part
-            return self._with_policy(parts)
+                parts[_free_name(name, part, parts)] = part
+            return parts
 
         return SeenKey(key, joint_parts)
 
@@ -304,7 +306,11 @@ class CompoundCachePolicy(OptionsOfPolicy):
 
 def _joint_key(keys: list[str | None]) -> str | None:
     counted = [key for key in keys if key is not None]
-    return stable_hash(counted) if counted else None
+    if not counted:
+        return None
+    # Text is quicker to hash; where a line cannot be told from a key, it is the list.
+    is_plain = not any("\n" in key for key in counted)
+    return stable_hash("\n".join(counted) if is_plain else counted)
 
 
 def _free_name(name: str, part: KeyPart, taken: Mapping[str, KeyPart]) -> str:
@@ -316,6 +322,7 @@ def _free_name(name: str, part: KeyPart, taken: Mapping[str, KeyPart]) -> str:
     return free
 
 
+@functools.lru_cache(maxsize=256)
 def _text_part(text: str) -> KeyPart:
     return KeyPart(stable_hash(text), cut(text))
 

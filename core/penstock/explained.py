@@ -9,7 +9,6 @@ from penstock.cache_policies import NO_CACHE
 from penstock.engine.arguments import look_through, put_values, tolerated
 from penstock.explaining import explain_call, not_cached
 from penstock.futures import PenstockFuture
-from penstock.key_parts import KeyParts
 
 if TYPE_CHECKING:
     from penstock.explaining import Explanation
@@ -36,7 +35,7 @@ def explained(run: TaskRun) -> Explanation:
     own = store.examine(seen.key)
     return explain_call(
         run.plan.name,
-        KeyParts(seen.key, run.engine.call(run, seen.parts, ())),
+        run.engine.call(run, keeping.parts_of, (seen,)),
         None if own is None else own.metadata,
         (each.metadata for each in store.survey() if each.metadata is not None),
         datetime.datetime.now(datetime.UTC),

@@ -30,7 +30,6 @@ __all__ = [
     "check_template",
     "keeping_of",
     "policy_of",
-    "stored_parts",
 ]
 
 # The expiry is for those who look for a result, not for the run that has it.
@@ -87,11 +86,15 @@ class Keeping:
             TaskRunView(task, run), {**task.bound_to(), **run.parameters}, parameters
         )
 
+    def parts_of(self, seen: SeenKey) -> KeyParts:
+        """Return a key with what it was made of."""
+        by_policy = self.key_template is None
+        return self.policy.with_parts(seen) if by_policy else KeyParts(seen.key, seen.parts())
 
-def stored_parts(seen: SeenKey) -> Mapping[str, Any]:
-    """Return what a key was made of, as it is stored beside the result."""
-    parts: Mapping[str, Any] = KeyParts(seen.key, seen.parts()).as_json()["parts"]
-    return parts
+    def stored_parts(self, seen: SeenKey) -> Mapping[str, Any]:
+        """Return what a key was made of, as it is stored beside the result."""
+        parts: Mapping[str, Any] = self.parts_of(seen).as_json()["parts"]
+        return parts
 
 
 def _filled_in(template: str, run: Any) -> str:

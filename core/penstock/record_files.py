@@ -67,14 +67,14 @@ class RecordFiles:
         self.signing_key = signing_key
 
     def read(self, key: str) -> tuple[RecordMetadata, list[memoryview]]:
-        """Return the whole record of a key.
+        """Return the whole record of a key, and note that it is in use.
 
         Raises:
             FileNotFoundError: there is none.
             UnreadableRecordError: what is there is not a record of this key that was left as it
                 was written.
         """
-        content = self.filesystem.read_writable(path_of(key))
+        content = self.filesystem.read_used(path_of(key))
         metadata, parts = unpack(content, self.signing_key)
         _check_key(metadata, key)
         return metadata, parts

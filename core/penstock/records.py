@@ -220,10 +220,10 @@ def _checked(head: _Head, start: Buffer, signing_key: bytes | None) -> RecordMet
                 "its signature does not fit the key that is set here", is_damaged=False
             )
         raise UnreadableRecordError("its metadata was changed: the checksum differs")
-    return _read_metadata(bytes(view[text_at : text_at + head.metadata_size]))
+    return _read_metadata(str(view[text_at : text_at + head.metadata_size], "utf-8"))
 
 
-def _read_metadata(text: bytes) -> RecordMetadata:
+def _read_metadata(text: str) -> RecordMetadata:
     # Members that are not known here were added by a version that is newer and still of this
     # format; those that are missing have the value they had before there was such a member.
     members: dict[str, Any] = json.loads(text)

@@ -163,7 +163,7 @@ class ResultStore:
         self._files.check_safe()
         try:
             metadata, parts = self._files.read(key)
-            if metadata.is_expired(now or _now()):
+            if metadata.expires_at is not None and metadata.is_expired(now or _now()):
                 return None
             value = self._reader_of(metadata).load_parts(parts)
         except FileNotFoundError:
@@ -171,7 +171,6 @@ class ResultStore:
         except Exception as error:  # noqa: BLE001  (whatever ails it, the value can be made anew)
             _warn_unusable(key, error)
             return None
-        self.filesystem.note_use(path_of(key))
         return ResultRecord(metadata, value)
 
     def read_metadata(self, key: str) -> RecordMetadata | None:

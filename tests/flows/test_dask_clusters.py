@@ -247,7 +247,7 @@ def test_a_cluster_that_cannot_be_reached_ends_every_run_with_what_to_try(
     address: str, message: str
 ) -> None:
     address = address.format(port=free_port())
-    states = states_on(DaskTaskRunner(address, connect_timeout_seconds=0.5))
+    states = states_on(DaskTaskRunner(address, connect_timeout_seconds=3))
     assert [state.name for state in states] == ["Crashed"] * 3
     for state in states:
         assert message in state.message

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.timeout(240),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    # Of optional packages; those that matter are the runner's to look at.
+    pytest.mark.filterwarnings("ignore::distributed.versions.VersionMismatchWarning"),
 ]
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -220,15 +221,20 @@ def test_runs_are_counted_as_if_nobody_had_asked(train: Any) -> None:
 
 
 def test_methods_are_explained_with_what_they_are_bound_to() -> None:
+    @dataclasses.dataclass(frozen=True)
     class Model:
+        depth: int
+
         @task(cache_policy=INPUTS)
         def fit(self, lr: float) -> float:
             return lr
 
-    model = Model()
+    model = Model(3)
     model.fit(0.1)
     assert model.fit.explain(0.1).is_cached
     assert reasons(model.fit, 0.2) == ("input 'lr' changed 0.1 to 0.2",)
+    (reason,) = reasons(Model(4).fit, 0.1)
+    assert reason.startswith("input 'self' changed")
 
 
 @pytest.mark.parametrize(

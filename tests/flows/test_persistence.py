@@ -61,7 +61,7 @@ def add(x: int, y: int = 1) -> int:
         ({"cache_expiration": 60}, False),
         ({"on_commit": lambda txn: None}, False),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else str(value),
 )
 def test_t13_results_are_stored_where_that_was_asked_for(
     runner: str, options: dict[str, Any], is_stored: bool

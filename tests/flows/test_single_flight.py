@@ -22,6 +22,7 @@ from penstock.context import current_task_run
 from penstock.results import ResultStore
 from penstock.settings import current
 from penstock.storage_choice import store_of
+from penstock_runners.dask_cluster.local import LocalClusterProcess
 
 if TYPE_CHECKING:
     import pathlib
@@ -94,6 +95,25 @@ def test_user_018_50_equal_submits_are_one_execution(
 
     assert body() == ["Cached"] * 49 + ["Completed"]
     assert calls.count() == 1
+
+
+def test_user_018_and_020_on_dask_equal_submits_are_one_execution_and_hits_need_no_cluster(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @flow(task_runner="dask:1")
+    def body() -> list[str]:
+        futures = [slow_double.submit(2, calls) for _ in range(20)]
+        assert [future.result() for future in futures] == [4] * 20
+        return sorted(future.state.name for future in futures)
+
+    assert body() == ["Cached"] * 19 + ["Completed"]
+    assert calls.count() == 1
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("no cluster is needed")
+
+    monkeypatch.setattr(LocalClusterProcess, "__init__", refuse)
+    assert body() == ["Cached"] * 20
 
 
 def test_user_018_equal_items_of_a_map_are_one_execution(everywhere: str, calls: Calls) -> None:

@@ -91,6 +91,17 @@ def test_seed_105_and_108_in_the_main_thread_a_sleep_and_a_loop_are_interrupted_
         main()
 
 
+def test_seed_105_submitted_runs_are_limited_where_the_runner_is_a_thread_of_the_user() -> None:
+    @flow(task_runner="inline")
+    def main() -> list[str]:
+        future = task(compute_on, timeout_seconds=LIMIT).submit()
+        future.wait()
+        return history(future)
+
+    with on_time():
+        assert in_thread(main)[-1] == "TimedOut"
+
+
 def test_seed_105_a_task_outside_of_any_flow_is_interrupted_too() -> None:
     with on_time(), pytest.raises(TaskRunTimeoutError):
         task(sleep_on, timeout_seconds=LIMIT)()

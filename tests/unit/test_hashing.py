@@ -441,7 +441,7 @@ def test_users_19_an_input_without_a_hash_is_an_error_that_says_where_and_what_t
 @pytest.mark.parametrize(
     "value",
     [object(), threading.Lock(), iter([]), (i for i in "ab"), {1: object()}, ValueError()],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_not_known_by_its_value_has_no_hash(value: Any) -> None:
     with pytest.raises(UnhashableInputError):

@@ -33,6 +33,7 @@ def here_of(**flow_fields: Any) -> Here:
         "parent_id": None,
         "root_id": FLOW_ID,
         "parameters": {"a": pickle.dumps([1]), "b": "it is too large"},
+        "options": {"persist_result": pickle.dumps(True)},
         **flow_fields,
     }
     shared = {"name": "work", "tags": ("t",), "log_prints": True, "flow_run": flow_run}
@@ -64,12 +65,13 @@ def test_so_does_that_of_the_flow_run_around() -> None:
     assert (run.id.int, run.name, run.flow_name) == (FLOW_ID, "the-flow-run", "the-flow")
     assert (run.run_count, run.tags) == (2, frozenset({"f"}))
     assert run.root is run
+    assert getattr(run.flow, "options") == {"persist_result": True}  # noqa: B009
     assert run.parameters["a"] == [1]
     with pytest.raises(KeyError, match="parameter 'b' is not here: it is too large"):
         run.parameters["b"]
 
 
-@pytest.mark.parametrize("parent", [ROOT_ID, PARENT_ID])
+@pytest.mark.parametrize("parent", [ROOT_ID, PARENT_ID], ids=["root", "parent"])
 def test_of_the_runs_further_out_the_ids_are_known(parent: int) -> None:
     run = standing_in(here_of(parent_id=parent, root_id=ROOT_ID)).flow_run
     assert run is not None

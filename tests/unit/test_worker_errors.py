@@ -1,6 +1,9 @@
 """How an exception leaves a worker: as text always, and as an object if it survives."""
 
+import copyreg
 import pickle
+
+import pytest
 
 from penstock.worker import errors
 
@@ -22,6 +25,15 @@ def test_a_bad_cause_does_not_spoil_a_good_exception() -> None:
     error = ValueError("good")
     error.__cause__ = Unloadable(1, 2)
     pickled = errors.pack_error(error)[3]
+    assert pickled is not None
+    assert repr(pickle.loads(pickled)) == "ValueError('good')"
+
+
+def test_a_way_that_others_registered_for_exceptions_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(copyreg.dispatch_table, ValueError, lambda error: (str, ("no error",)))
+    pickled = errors.pack_error(ValueError("good"))[3]
     assert pickled is not None
     assert repr(pickle.loads(pickled)) == "ValueError('good')"
 

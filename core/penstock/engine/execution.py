@@ -38,15 +38,16 @@ def user_function(run: Run, capabilities: Capabilities) -> Callable[..., Any]:
     plan = run.plan
     fn: Callable[..., Any] = plan.subject.carried(run)
     if run.is_flow_run:  # its life sees to its prints and its time limit
-        return interruptible(fn, None, run.engine.loop) if capabilities.runs_in_caller else fn
+        return interruptible(fn, None) if capabilities.runs_in_caller else fn
     if plan.log_prints and not capabilities.pickles:
         fn = printing_to_log(fn, run, is_async=plan.is_async)
     if plan.is_async and not capabilities.async_functions:
         fn = in_own_event_loop(fn)
     if capabilities.runs_in_caller:
-        is_async = plan.is_async and capabilities.async_functions
-        wrapped = interruptible_async if is_async else interruptible
-        fn = wrapped(fn, plan.timeout_seconds, run.engine.loop)
+        if plan.is_async and capabilities.async_functions:
+            fn = interruptible_async(fn, plan.timeout_seconds, run.engine.loop)
+        else:
+            fn = interruptible(fn, plan.timeout_seconds)
     return fn
 
 
@@ -92,11 +93,7 @@ def in_own_event_loop(fn: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def interruptible(
-    fn: Callable[..., Any],
-    timeout_seconds: float | None,
-    driver: Loop,
-) -> Callable[..., Any]:
+def interruptible(fn: Callable[..., Any], timeout_seconds: float | None) -> Callable[..., Any]:
     """Return the function as user code within library code: Ctrl-C and its deadline reach it.
 
     For a runner that runs attempts in the calling thread, where the engine cannot look at the
@@ -105,7 +102,8 @@ def interruptible(
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with interrupts.deadline_here(timeout_seconds, driver.call_later) as own:
+        # Not by the engine's clock: the turn is held until the attempt ends.
+        with interrupts.deadline_here(timeout_seconds, None) as own:
             if not interrupts.is_main_thread():
                 return fn(*args, **kwargs)
             try:

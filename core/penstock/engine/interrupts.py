@@ -411,7 +411,7 @@ def _on_alarm(_signal: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def thread_deadline(
-    seconds: float, call_later: Callable[[float, Callable[[], None]], None]
+    seconds: float, call_later: Callable[[float, Callable[[], None]], None] | None
 ) -> Iterator[Deadline]:
     """Interrupt the block after so many seconds, in a thread that gets no signals.
 
@@ -420,10 +420,12 @@ def thread_deadline(
 
     Args:
         seconds: the limit.
-        call_later: calls a function after so many seconds, on another thread.
+        call_later: calls a function after so many seconds, on another thread; None is a timer
+            of its own, for the sake of blocks in which the engine's turn is held.
     """
     deadline = Deadline(seconds)
     thread = threading.get_ident()
+    timer: threading.Timer | None = None
 
     def ring() -> None:
         with deadline.lock:
@@ -434,7 +436,12 @@ def thread_deadline(
                 ctypes.c_ulong(thread), ctypes.py_object(_Rung)
             )
 
-    call_later(seconds, ring)
+    if call_later is None:
+        timer = threading.Timer(seconds, ring)
+        timer.daemon = True
+        timer.start()
+    else:
+        call_later(seconds, ring)
     try:
         yield deadline
     except _Rung:
@@ -445,6 +452,8 @@ def thread_deadline(
         try:
             with deadline.lock:
                 deadline.ended = True
+            if timer is not None:
+                timer.cancel()
             if deadline.reached:
                 # Set, and perhaps not met yet: met here, so that it cannot go off in our own code.
                 # To take it back, by NULL, makes Python 3.11 look for it for ever, and hang in
@@ -460,9 +469,14 @@ class _Rung(DeadlineReached):
 
 
 def deadline_here(
-    seconds: float | None, call_later: Callable[[float, Callable[[], None]], None]
+    seconds: float | None, call_later: Callable[[float, Callable[[], None]], None] | None
 ) -> contextlib.AbstractContextManager[Deadline | None]:
-    """Return the context manager that limits user code in the calling thread."""
+    """Return the context manager that limits user code in the calling thread.
+
+    Args:
+        seconds: the limit, if there is one.
+        call_later: as for `thread_deadline`.
+    """
     if not seconds:
         return contextlib.nullcontext()
     if _HAS_ALARM and is_main_thread():

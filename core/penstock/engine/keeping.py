@@ -18,7 +18,7 @@ from penstock.engine import single_flight
 from penstock.engine.commands import AGAIN, BUSY
 from penstock.engine.recovery import Recovering
 from penstock.exceptions import SerializationError, UnhashableInputError
-from penstock.keeping import StoredResult, stored_parts
+from penstock.keeping import StoredResult
 from penstock.logging import run_logger
 from penstock.runs import FlowRun, TaskRun
 from penstock.serializers import PickleSerializer
@@ -80,7 +80,9 @@ class KeepingResults(Recovering):
         key, isolation = run.key, keeping.isolation
         if key is not None:
             if not single_flight.join((keeping.store.filesystem, key), run, waiter):
-                run.key_parts = seen and stored_parts(seen)  # should it be the one to make it
+                run.key_parts = seen and keeping.stored_parts(
+                    seen
+                )  # should it be the one to make it
                 return WAITS
             if run.making is None:  # one around it makes the same, and holds the lock
                 isolation = IsolationLevel.READ_COMMITTED
@@ -91,7 +93,7 @@ class KeepingResults(Recovering):
         elif keeping.is_written:
             keeping.store.check_safe()
         if seen is not None:  # now, as the function may change its arguments
-            run.key_parts = stored_parts(seen)
+            run.key_parts = keeping.stored_parts(seen)
         if isolation is None:
             isolation = around.isolation_level if around else IsolationLevel.READ_COMMITTED
         transaction = TaskTransaction(

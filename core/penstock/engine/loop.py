@@ -351,9 +351,18 @@ class Loop:
     def run_home(self, fn: Callable[[], Any]) -> Any:
         """Run a function under the turn: here, if this thread may drive, else on the driver."""
         if self.may_drive():
-            guard = interrupts.library_code() if self.guards_signals() else contextlib.nullcontext()
-            with guard, self.turn():
-                return fn()
+            guards = self.guards_signals()
+            if guards:
+                interrupts.enter_library()
+            try:
+                self.take_turn()
+                try:
+                    return fn()
+                finally:
+                    self.give_turn()
+            finally:
+                if guards:
+                    interrupts.leave_library()
         reply = Waiter()
         answer: list[Any] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -133,17 +134,9 @@ class Performing(Waiting):
 
     def at_home(self, run: Run, fn: Callable[..., Any], *args: Any) -> Any:
         """Call a function on the driver, in the context of a run."""
-
-        def in_context() -> Any:
-            token = CURRENT.set(run)
-            try:
-                return fn(*args)
-            finally:
-                CURRENT.reset(token)
-
         if self.loop.holds_turn():
-            return in_context()
-        return self.loop.run_home(in_context)
+            return _in_context(run, fn, args)
+        return self.loop.run_home(functools.partial(_in_context, run, fn, args))
 
     def log(self, run: Run, command: Log) -> None:
         """Write a line to the run's log."""
@@ -157,6 +150,14 @@ class Performing(Waiting):
         text = f"{run.name!r} was broken off: {why}"
         error = problem if problem is not None else CrashedRun(text)
         advance(run, State(CRASHED, "Crashed", text, error), self.clock.time())
+
+
+def _in_context(run: Run, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    token = CURRENT.set(run)
+    try:
+        return fn(*args)
+    finally:
+        CURRENT.reset(token)
 
 
 def _name_of(hook: Callable[..., Any]) -> str:

@@ -67,6 +67,12 @@ class FileSystem(abc.ABC):
         """Return what is stored at a path in memory that the caller may change."""
         return bytearray(self.read_path(path))
 
+    def read_used(self, path: str) -> bytearray:
+        """As `read_writable`, and note the use."""
+        content = self.read_writable(path)
+        self.note_use(path)
+        return content
+
     def write_parts(self, path: str, parts: Iterable[Buffer]) -> str:
         """Store the parts, one after the other, as one file."""
         return self.write_path(path, b"".join(parts))

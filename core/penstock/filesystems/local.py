@@ -21,6 +21,9 @@ __all__ = ["LocalFileSystem"]
 
 _USE_SECONDS = 600.0
 """How exact the time of the last use is; to note every use would be a write for every read."""
+_SMALL_BYTES = 1 << 16
+# Any path does, where a backslash or a drive may be in it.
+_NEEDS_A_LOOK = ("", ".", "/") if os.sep == "/" else ("", *map(chr, range(128)))
 
 
 class LocalFileSystem(FileSystem):
@@ -40,12 +43,15 @@ class LocalFileSystem(FileSystem):
         self.basepath: Path = Path(basepath if basepath is not None else ".").expanduser().resolve()
         self.shared = shared
         self._base = str(self.basepath)
+        self._within = self._base.rstrip(os.sep) + os.sep
 
     def _full(self, path: str | Path) -> str:
+        if type(path) is str and ".." not in path and path[:1] not in _NEEDS_A_LOOK:
+            return self._within + path
         # As text: every read of the cache comes by here, and pathlib would take longer than it.
         # Links are followed; who can place one in the folder can write there anyway.
         full = os.path.normpath(os.path.join(self._base, path))
-        if not full.startswith(self._base.rstrip(os.sep) + os.sep):
+        if not full.startswith(self._within):
             raise ValueError(f"{str(path)!r} leads out of the folder {self._base!r}")
         return full
 
@@ -65,17 +71,28 @@ class LocalFileSystem(FileSystem):
 
     def read_writable(self, path: str | Path) -> bytearray:
         """Return what is stored at a path, read straight into memory that the caller may change."""
-        with open(self._full(path), "rb", buffering=0) as file:
-            content = bytearray(os.fstat(file.fileno()).st_size)
-            view, filled = memoryview(content), 0
-            while filled < len(content):  # one call reads 2 GB at most
-                count = file.readinto(view[filled:])
-                if not count:
-                    break
-                filled += count
-            view.release()
-        del content[filled:]
+        return self._read(self._full(path))[0]
+
+    def read_used(self, path: str | Path) -> bytearray:
+        """As `read_writable`, and note the use; one look at the file serves both."""
+        full = self._full(path)
+        content, used_at = self._read(full)
+        if time.time() - used_at > _USE_SECONDS:
+            with contextlib.suppress(OSError):  # gone since, or on a disk that is read only
+                os.utime(full)
         return content
+
+    def _read(self, full: str) -> tuple[bytearray, float]:
+        handle = os.open(full, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            found = os.fstat(handle)
+            if found.st_size <= _SMALL_BYTES:
+                content = bytearray(os.read(handle, _SMALL_BYTES))
+            else:
+                content = _read_large(handle, found.st_size)
+        finally:
+            os.close(handle)
+        return content, found.st_mtime
 
     def write_path(self, path: str | Path, content: bytes) -> str:
         """Store bytes at a path, making folders as needed, and return the full path.
@@ -190,13 +207,27 @@ class LocalFileSystem(FileSystem):
         return "its group" if found.st_mode & stat.S_IWGRP else None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LocalFileSystem) and self.basepath == other.basepath
+        return isinstance(other, LocalFileSystem) and self._base == other._base
 
     def __hash__(self) -> int:
-        return hash(self.basepath)
+        return hash(self._base)
 
     def __repr__(self) -> str:
         return f"LocalFileSystem(basepath={self._base!r})"
+
+
+def _read_large(handle: int, size: int) -> bytearray:
+    content = bytearray(size)
+    with open(handle, "rb", buffering=0, closefd=False) as file:
+        view, filled = memoryview(content), 0
+        while filled < size:  # one call reads 2 GB at most
+            count = file.readinto(view[filled:])
+            if not count:
+                break
+            filled += count
+        view.release()
+    del content[filled:]
+    return content
 
 
 def _prefixes(path: str) -> list[str]:

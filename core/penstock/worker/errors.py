@@ -10,7 +10,7 @@ import traceback
 from typing import Any, Final
 
 from .here import travelling
-from .packing import Pickler, dumps
+from .packing import Pickler
 
 __all__ = ["format_error", "message_of", "own_directories", "pack_error", "restore_links"]
 
@@ -60,7 +60,19 @@ def restore_links(error: BaseException, state: tuple[Any, tuple[Any, ...]]) -> N
         setattr(error, name, value)
 
 
-class _ErrorPickler(Pickler):
+class _PlainErrorPickler(Pickler):
+    """Pickles exceptions as Python does, whoever else has registered a way of their own for them.
+
+    tblib, which Dask installs, takes causes along, and a bad one would spoil a good exception.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        if not isinstance(obj, BaseException):
+            return super().reducer_override(obj)
+        return obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+
+
+class _ErrorPickler(_PlainErrorPickler):
     """Pickles exceptions with what they followed from, which plain pickle drops."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -75,21 +87,18 @@ class _ErrorPickler(Pickler):
 
 
 def _pickled(error: BaseException) -> bytes | None:
-    for dump in (_dump_linked, dumps):  # a bad cause must not spoil a good exception
+    # A bad cause must not spoil a good exception.
+    for pickler in (_ErrorPickler, _PlainErrorPickler):
         try:
-            data: bytes = dump(error)
+            file = io.BytesIO()
+            pickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(error)
+            data = file.getvalue()
             loaded = pickle.loads(data)
         except BaseException:  # noqa: BLE001, S112  (the text tells of it; this is user code)
             continue
         if isinstance(loaded, BaseException) and _type_name(loaded) == _type_name(error):
             return data
     return None
-
-
-def _dump_linked(error: BaseException) -> bytes:
-    file = io.BytesIO()
-    _ErrorPickler(file, protocol=pickle.HIGHEST_PROTOCOL).dump(error)
-    return file.getvalue()
 
 
 def _type_name(error: BaseException) -> str:

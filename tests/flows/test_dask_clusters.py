@@ -353,7 +353,7 @@ def test_the_next_flow_does_not_mind_a_cluster_that_went_away(
     cluster: LocalClusterProcess,
 ) -> None:
     other = LocalClusterProcess(Where(n_workers=1))
-    runner = DaskTaskRunner(other.address, connect_timeout_seconds=0.5)
+    runner = DaskTaskRunner(other.address, connect_timeout_seconds=3)
     assert doubled(runner) == DOUBLED
     other.close()
     (state,) = states_on(runner, 1)

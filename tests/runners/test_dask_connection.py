@@ -441,7 +441,6 @@ def test_tasks_may_use_multiprocessing(local: LocalClusterProcess) -> None:
 
 
 def test_closing_does_not_wait_for_tasks_and_leaves_nothing(capfd: Any) -> None:
-    semaphores = _semaphores()
     others = psutil.Process().children(recursive=True)
     with opened(Where(n_workers=2)) as (_, client):
         running = client.submit(hold_the_gil, pure=False)
@@ -450,18 +449,19 @@ def test_closing_does_not_wait_for_tasks_and_leaves_nothing(capfd: Any) -> None:
             each for each in psutil.Process().children(recursive=True) if each not in others
         ]
         assert len(processes) >= 3
+        semaphores = {path for process in processes for path in _semaphores(process)}
         began = time.monotonic()
         del running
     assert time.monotonic() - began < 3
     _, alive = psutil.wait_procs(processes, timeout=2)
     assert alive == []
-    assert _semaphores() <= semaphores
+    assert [path for path in semaphores if Path(path).exists()] == []
     assert capfd.readouterr().err == ""
 
 
-def _semaphores() -> set[str]:
-    folder = Path("/dev/shm")
-    return {each.name for each in folder.glob("sem.*")} if folder.is_dir() else set()
+def _semaphores(process: psutil.Process) -> list[str]:
+    """Return the files of the semaphores that a process has open."""
+    return [each.path for each in process.memory_maps() if "/sem." in each.path]
 
 
 def test_a_local_cluster_that_cannot_start_says_why() -> None:

@@ -102,7 +102,7 @@ def _look_closer(address: str, error: BaseException) -> BaseException:
     """Return why nothing came within the limit: on a busy machine, Dask may not get that far."""
     scheme, _, place = address.rpartition("://")
     host, _, port = place.rpartition(":")
-    known = (OSError, TimeoutError, asyncio.TimeoutError)
+    known = (OSError, TimeoutError, asyncio.TimeoutError, asyncio.CancelledError)
     is_late = all(type(each) in known for each in _chain(error))
     if not is_late or scheme not in ("", "tcp", "tls") or not port.isdecimal():
         return error

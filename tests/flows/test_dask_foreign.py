@@ -6,6 +6,7 @@ another working directory. The flow is a script, whose functions nobody can impo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import socket
@@ -16,6 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 import distributed
+import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -79,9 +81,21 @@ def address(bare_python: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield address
     finally:
         for process in reversed(processes):
-            process.terminate()
-        for process in processes:
-            process.wait(20)
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end, as a terminal would, and do not leave it to chance."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for child in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 SCRIPT = """

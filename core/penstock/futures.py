@@ -401,9 +401,9 @@ def check_cycle(asking: Run, wanted: Sequence[Run], loop_holders: Mapping[Any, R
             holder = loop_holders.get(run.plan.runner)
             if holder is asking:
                 raise FutureCycleError(
-                    f"{asking.name!r} would wait for ever: it asked for the result of "
-                    f"{wanted[0].name!r} and blocks the event loop that {run.name!r} needs; "
-                    "`await` the future instead"
+                    f"{asking.name!r} would wait for {wanted[0].name!r} for ever, as it blocks "
+                    f"the event loop that {run.name!r} needs: `await` the future instead or, "
+                    "if a flow called here submitted it, make that flow `async` and await it"
                 )
             if holder is not None:
                 stack.append(holder)

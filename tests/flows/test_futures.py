@@ -999,6 +999,32 @@ def test_a_task_that_waits_for_itself_is_told(threads: str, gate: Gate) -> None:
     assert in_flow(threads, body) is FutureCycleError
 
 
+def test_a_sub_flow_that_blocks_the_loop_its_runs_need_fails_and_does_not_hang(
+    threads: str,
+) -> None:
+    futures: list[PenstockFuture[Any]] = []
+
+    @task
+    async def work() -> None:
+        await asyncio.sleep(60)
+
+    @flow
+    def blocking() -> None:
+        futures.append(work.submit())  # and nobody asks for it
+
+    @task
+    async def call_it() -> None:
+        blocking()
+
+    def body() -> Any:
+        return call_it.submit().exception()
+
+    error = in_flow(threads, body)
+    assert type(error) is FutureCycleError
+    assert "make that flow `async`" in str(error)
+    assert futures[0].state.is_final()
+
+
 def test_a_task_that_waits_for_one_that_depends_on_it_is_told(threads: str, gate: Gate) -> None:
     handed: list[PenstockFuture[Any]] = []
 

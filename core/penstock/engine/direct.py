@@ -23,6 +23,7 @@ from penstock.engine.commands import (
 from penstock.engine.execution import printing_to_log
 from penstock.engine.keeping import WAITS
 from penstock.engine.loop import Waiter
+from penstock.exceptions import FutureCycleError
 from penstock.runs import Tally
 from penstock.tracebacks import cut_own_frames
 from penstock.transactions import transaction_in
@@ -221,6 +222,9 @@ def settle(run: FlowRun, engine: Engine) -> Tally:
 
     After a request to cancel, at the time limit, or after a second Ctrl-C, the wait has an end:
     what could not be stopped is abandoned.
+
+    Raises:
+        FutureCycleError: they need the thread that would wait for them; they were cancelled.
     """
     grace = engine.settings.cancel_grace_seconds
     was_ending = run.is_ending
@@ -232,6 +236,10 @@ def settle(run: FlowRun, engine: Engine) -> Tally:
             run.tally.timed_out = True
             engine.cancel_children(run, "the flow run timed out", kill=True)
             idle = engine.wait_until_idle(run, grace)
+    except FutureCycleError as error:
+        engine.cancel_children(run, str(error), kill=True)
+        engine.abandon_children(run)
+        raise
     except (KeyboardInterrupt, interrupts.DeadlineReached) as interrupt:
         run.interrupt = interrupt
         run.cancel_reason = run.cancel_reason or interrupts.reason(interrupt)

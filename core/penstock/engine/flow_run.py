@@ -30,7 +30,7 @@ from penstock.engine.task_run import (
     start,
     the_error,
 )
-from penstock.exceptions import FlowRunTimeoutError, UnobservedFailureError
+from penstock.exceptions import FlowRunTimeoutError, FutureCycleError, UnobservedFailureError
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
@@ -90,7 +90,10 @@ def flow_run(
             elif report.outcome.kind != "returned":
                 # What runs may finish: its side effects are under way. What waits has lost its use.
                 yield CancelChildren("the flow's body failed", kill=False)
-            tally: Tally = yield SETTLE
+            try:
+                tally: Tally = yield SETTLE
+            except FutureCycleError as error:
+                return (yield from end(run, failure(error, "Flow run")))
             if tally.timed_out:
                 report = report._replace(timed_out=True)
             if run.cancel_requested and not report.timed_out:  # asked while its runs were awaited

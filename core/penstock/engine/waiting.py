@@ -163,11 +163,15 @@ class Waiting:
             self.loop.wait(Waiter(), seconds)
 
     def wait_until_idle(self, run: FlowRun, timeout: float | None = None) -> bool:
-        """Wait until no run inside of a flow run is under way; false at the timeout."""
+        """Wait until no run inside of a flow run is under way; false at the timeout.
+
+        Raises:
+            FutureCycleError: that would be for ever, and they were not told to end.
+        """
         while run.active:
             waiter = Waiter()
             self._watch_idle(run, waiter)
-            with self.lending():
+            with self.lending(*(() if run.is_ending else tuple(run.active))):
                 ready = self.loop.wait(waiter, timeout)
             if not ready:
                 return not run.active

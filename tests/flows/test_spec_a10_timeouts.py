@@ -16,6 +16,7 @@ import pytest
 
 from penstock import PenstockFuture, State, flow, task
 from penstock.context import current_flow_run, current_run, current_task_run
+from penstock.engine.loop import Loop
 from penstock.exceptions import FlowRunTimeoutError, TaskRunTimeoutError
 
 if TYPE_CHECKING:
@@ -696,6 +697,14 @@ def test_seed_108_many_quick_calls_in_another_thread_are_all_left_alone() -> Non
         return count
 
     assert in_thread(call_all) > 10
+
+
+def test_seed_105_in_another_thread_a_limit_that_is_reached_at_once_ends_its_own_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quick = task(lambda: 1, timeout_seconds=60)
+    monkeypatch.setattr(Loop, "call_later", lambda _, __, ring: ring())
+    assert in_thread(lambda: quick(return_state=True)).name == "TimedOut"
 
 
 @pytest.mark.parametrize("nearer", ["outer", "middle", "inner"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from penstock.engine.interrupts import DeadlineReached, thread_deadline
+from penstock.engine.interrupts import Deadline, DeadlineReached, thread_deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,13 +35,14 @@ def nothing() -> None:
 
 def test_a_deadline_interrupts_the_code_in_its_block() -> None:
     bell = Bell()
-    with pytest.raises(DeadlineReached), thread_deadline(1.0, bell.call_later):
+    with pytest.raises(DeadlineReached), thread_deadline(Deadline(1.0), bell.call_later):
         spin(bell)
 
 
 def test_a_deadline_that_was_not_reached_rings_in_vain() -> None:
     bell = Bell()
-    with thread_deadline(1.0, bell.call_later) as deadline:
+    deadline = Deadline(1.0)
+    with thread_deadline(deadline, bell.call_later):
         pass
     bell.ring()
     assert not deadline.reached
@@ -49,6 +50,6 @@ def test_a_deadline_that_was_not_reached_rings_in_vain() -> None:
 
 def test_a_deadline_leaves_nothing_behind_that_hangs_a_profiler() -> None:
     bell = Bell()
-    with pytest.raises(DeadlineReached), thread_deadline(1.0, bell.call_later):
+    with pytest.raises(DeadlineReached), thread_deadline(Deadline(1.0), bell.call_later):
         spin(bell)
     cProfile.Profile().runcall(nothing)

@@ -153,13 +153,13 @@ def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
         fn = printing_to_log(fn, run)
     guarded = engine.loop.guards_signals()
     token = CURRENT.set(run)
-    deadline: interrupts.Deadline | None = None
+    timeout = plan.timeout_seconds
+    deadline = interrupts.Deadline(timeout) if timeout else None
     began = time.monotonic()
     try:
         with NOTHING_AROUND if plan.keeping is None else run.transaction.current():  # type: ignore[attr-defined]  # a task run
-            if plan.timeout_seconds:
-                limit = interrupts.deadline_here(plan.timeout_seconds, engine.loop.call_later)
-                with limit as deadline:
+            if deadline is not None:
+                with interrupts.deadline_here(deadline, engine.loop.call_later):
                     outcome = _call(run, fn, guarded=guarded, began=began)
             else:
                 outcome = _call(run, fn, guarded=guarded, began=began)

@@ -102,8 +102,9 @@ def interruptible(fn: Callable[..., Any], timeout_seconds: float | None) -> Call
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
+        own = interrupts.Deadline(timeout_seconds) if timeout_seconds else None
         # Not by the engine's clock: the turn is held until the attempt ends.
-        with interrupts.deadline_here(timeout_seconds, None) as own:
+        with interrupts.deadline_here(own, None):
             if not interrupts.is_main_thread():
                 return fn(*args, **kwargs)
             try:

@@ -48,7 +48,11 @@ class Interrupted(BaseException):
 
 
 class Deadline:
-    """One limit on one piece of user code."""
+    """One limit on one piece of user code.
+
+    Who limits the code makes it before the block that is limited: what rings may ring before the
+    block has given anything back.
+    """
 
     __slots__ = ("at", "ended", "lock", "reached")
 
@@ -356,14 +360,13 @@ def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 @contextlib.contextmanager
-def main_thread_deadline(seconds: float) -> Iterator[Deadline]:
-    """Interrupt the block after so many seconds, by SIGALRM; nests, the nearest rings first.
+def main_thread_deadline(deadline: Deadline) -> Iterator[None]:
+    """Interrupt the block at the deadline, by SIGALRM; nests, the nearest rings first.
 
     Call it from library code: the block is user code only inside of `call_user_code`. After the
     block, `Deadline.reached` tells whether the time was up, even if user code caught what was
     raised in it.
     """
-    deadline = Deadline(seconds)
     outermost, hooked = not main.deadlines, False
     before: Any = None
     timer_before = (0.0, 0.0)
@@ -375,7 +378,7 @@ def main_thread_deadline(seconds: float) -> Iterator[Deadline]:
     began = time.monotonic()
     try:
         _arm()
-        yield deadline
+        yield
     finally:
         deadline.ended = True
         main.deadlines.remove(deadline)
@@ -411,20 +414,21 @@ def _on_alarm(_signal: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def thread_deadline(
-    seconds: float, call_later: Callable[[float, Callable[[], None]], None] | None
-) -> Iterator[Deadline]:
-    """Interrupt the block after so many seconds, in a thread that gets no signals.
+    deadline: Deadline, call_later: Callable[[float, Callable[[], None]], None] | None
+) -> Iterator[None]:
+    """Interrupt the block at the deadline, in a thread that gets no signals.
 
     An exception is set in the thread, which Python code meets at its next step; a call that
-    blocks in C meets it when it returns.
+    blocks in C meets it when it returns. It may come from the borders of the block, too, but never
+    from behind it.
 
     Args:
-        seconds: the limit.
+        deadline: the limit.
         call_later: calls a function after so many seconds, on another thread; None is a timer
             of its own, for the sake of blocks in which the engine's turn is held.
     """
-    deadline = Deadline(seconds)
     thread = threading.get_ident()
+    seconds = deadline.at - time.monotonic()
     timer: threading.Timer | None = None
 
     def ring() -> None:
@@ -443,7 +447,7 @@ def thread_deadline(
     else:
         call_later(seconds, ring)
     try:
-        yield deadline
+        yield
     except _Rung:
         if not deadline.reached:  # that of a block around this one
             raise
@@ -469,16 +473,16 @@ class _Rung(DeadlineReached):
 
 
 def deadline_here(
-    seconds: float | None, call_later: Callable[[float, Callable[[], None]], None] | None
-) -> contextlib.AbstractContextManager[Deadline | None]:
+    deadline: Deadline | None, call_later: Callable[[float, Callable[[], None]], None] | None
+) -> contextlib.AbstractContextManager[None]:
     """Return the context manager that limits user code in the calling thread.
 
     Args:
-        seconds: the limit, if there is one.
+        deadline: the limit, if there is one.
         call_later: as for `thread_deadline`.
     """
-    if not seconds:
+    if deadline is None:
         return contextlib.nullcontext()
     if _HAS_ALARM and is_main_thread():
-        return main_thread_deadline(seconds)
-    return thread_deadline(seconds, call_later)
+        return main_thread_deadline(deadline)
+    return thread_deadline(deadline, call_later)

@@ -53,20 +53,17 @@ class Stream:
     def advance(self, advance: Callable[[Any], Any], given: Any) -> Any:
         """Let the generator go on to its next value, as user code."""
         guarded = self.engine.loop.guards_signals()
+        left = self.left()
+        limit = None if left is None else interrupts.Deadline(left)
         if guarded:
             interrupts.enter_library()
         try:
-            with (
-                interrupts.deadline_here(self.left(), self.engine.loop.call_later) as limit,
-                self.inside(),
-            ):
-                try:
-                    if guarded:
-                        return interrupts.call_user_code(advance, (given,), {})
-                    return advance(given)
-                finally:
-                    self.is_out_of_time = limit is not None and limit.reached
+            with interrupts.deadline_here(limit, self.engine.loop.call_later), self.inside():
+                if guarded:
+                    return interrupts.call_user_code(advance, (given,), {})
+                return advance(given)
         finally:
+            self.is_out_of_time = limit is not None and limit.reached
             if guarded:
                 interrupts.leave_library()
 

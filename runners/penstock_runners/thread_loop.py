@@ -16,6 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from penstock.strikes import keep_trying
 from penstock.task_runners import Outcome, Started
 from penstock.worker.calling import call_async
 from penstock_runners.attempt_queue import AttemptQueue
@@ -131,8 +132,12 @@ class EventLoopThread:
             if self._ended:
                 return
             self._abandoned.add(self._thread)
-            raise_in(self._thread)
+        keep_trying(self._strike)
         self._abandoned.warn_once(self._thread)
+
+    def _strike(self) -> bool:
+        with self._loop_lock:
+            return self._ended or raise_in(self._thread)
 
     # --- from other threads to the loop -------------------------------------------------
 

@@ -23,7 +23,6 @@ place, its attempt is ``abandoned`` and `GivenUp` is raised in it, for code that
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import logging
 import threading
@@ -32,6 +31,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from penstock.attempt import run_here
+from penstock.strikes import keep_trying, raise_in_thread
 from penstock.task_runners import Outcome, Started
 from penstock_runners.attempt_queue import AttemptQueue
 from penstock_runners.inner_threads import INNER_THREADS
@@ -56,19 +56,19 @@ class GivenUp(BaseException):
     """
 
 
-def raise_in(thread: threading.Thread) -> None:
+def raise_in(thread: threading.Thread) -> bool:
     """Raise `GivenUp` in a running thread, as soon as it executes Python code again.
 
-    The engine's own code in a worker is let finish: in the middle of a log line, say, it would
-    leave a lock behind that nobody can take any more.
+    The engine's own code in a worker is let finish, and so are log lines.
+
+    Returns:
+        Whether that is done; else it is to be tried again.
     """
     assert thread.ident is not None
     if isinstance(thread, Worker) and thread.shield:
         thread.is_struck = True
-        return
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread.ident), ctypes.py_object(GivenUp)
-    )
+        return True
+    return raise_in_thread(thread.ident, GivenUp)
 
 
 class AbandonedThreads:
@@ -383,10 +383,16 @@ class WorkerThreads:
         self._report(Outcome(attempt_id, "abandoned", reason=reason, worker=worker.name))
         self._abandoned.warn_once(worker)
         worker.name += " (abandoned)"  # for whoever looks at a dump of all stacks
-        if worker is not threading.current_thread():
-            # Not in ourselves: the engine may be driven from here, and must finish its step.
-            raise_in(worker)
-        worker.stop_sent.release()
+        # Not in ourselves: the engine may be driven from here, and must finish its step.
+        is_other = worker is not threading.current_thread()
+
+        def stop() -> bool:
+            if is_other and not raise_in(worker):
+                return False
+            worker.stop_sent.release()
+            return True
+
+        keep_trying(stop)
         self._start(started)
         return worker
 

@@ -323,7 +323,7 @@ def test_users_030_a_failed_sub_flow_nobody_looked_at_fails_the_parent(runner: s
 
 
 def test_users_030_cancelling_a_sub_flow_goes_down_to_its_tasks(gate: Any) -> None:
-    began = threading.Event()
+    began, submitted = threading.Event(), threading.Event()
     futures: list[PenstockFuture[Any]] = []
 
     @task
@@ -334,12 +334,14 @@ def test_users_030_cancelling_a_sub_flow_goes_down_to_its_tasks(gate: Any) -> No
     @flow
     def sub() -> None:
         futures.extend(blocked.submit() for _ in range(3))
+        submitted.set()
         futures[0].result()
 
     @flow(task_runner="thread:2")
     def main() -> list[str]:
         future = sub.submit()
         assert began.wait(10)
+        assert submitted.wait(10)
         assert future.cancel(kill=True)
         with pytest.raises(CancelledRun):
             future.result(timeout=10)

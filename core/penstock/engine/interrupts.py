@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import signal
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
+
+from penstock.strikes import keep_trying, raise_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -418,9 +419,9 @@ def thread_deadline(
 ) -> Iterator[None]:
     """Interrupt the block at the deadline, in a thread that gets no signals.
 
-    An exception is set in the thread, which Python code meets at its next step; a call that
-    blocks in C meets it when it returns. It may come from the borders of the block, too, but never
-    from behind it.
+    An exception is set in the thread, which Python code meets at its next step, and the engine's
+    code when it is done; a call that blocks in C meets it when it returns. It may come from the
+    borders of the block, too, but never from behind it.
 
     Args:
         deadline: the limit.
@@ -431,14 +432,16 @@ def thread_deadline(
     seconds = deadline.at - time.monotonic()
     timer: threading.Timer | None = None
 
+    def strike() -> bool:
+        with deadline.lock:
+            return deadline.ended or raise_in_thread(thread, _Rung)
+
     def ring() -> None:
         with deadline.lock:
             if deadline.ended:
                 return
             deadline.reached = True
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread), ctypes.py_object(_Rung)
-            )
+        keep_trying(strike)
 
     if call_later is None:
         timer = threading.Timer(seconds, ring)

@@ -38,6 +38,8 @@ PULSE_REST_SECONDS: Final = 1.0
 """So long after the last such batch, nobody looks any more."""
 FLUSH_BUDGET_SECONDS: Final = 1.0
 """How much of an attempt's time may go into seeing that its log records are on their way."""
+MOST_TOLD_BYTES: Final = 64 * 1024
+"""Answers up to here are told at once, as an event; a larger one is fetched."""
 
 # What an event tells; the second item is the number of a batch or a call.
 BATCH_BEGAN: Final = 0
@@ -45,7 +47,6 @@ CALL_BEGAN: Final = 1
 OUTPUT: Final = 2
 ANSWER: Final = 3
 
-MOST_TOLD_BYTES: Final = 64 * 1024
 """A smaller answer is told as an event: then it is out of here before anything else begins."""
 
 _lock = threading.Lock()

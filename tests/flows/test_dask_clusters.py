@@ -6,7 +6,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import distributed
 import psutil
 import pytest
+from tests.support import free_port, wait_until
 
 from penstock import PenstockFuture, flow, task
 from penstock_runners.dask import DaskTaskRunner
@@ -57,13 +57,6 @@ def pass_gate(begun: str, gate: str) -> str:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     return "passed"
-
-
-def wait_until(is_so: Callable[[], bool], limit_seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + limit_seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
 
 
 def doubled(runner: Any) -> list[int]:
@@ -226,13 +219,6 @@ def states_on(runner: Any, count: int = 3) -> list[Any]:
 
     found: list[Any] = body()["states"]
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
 
 
 @pytest.mark.parametrize(

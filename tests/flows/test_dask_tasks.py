@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import distributed
 import pytest
+from tests.support import wait_until
 
 from penstock import by_value, flow, get_run_logger, task
 from penstock.exceptions import CancelledRun
@@ -62,13 +63,6 @@ def cluster() -> Iterator[LocalClusterProcess]:
 @pytest.fixture
 def dask(cluster: LocalClusterProcess) -> DaskTaskRunner:
     return DaskTaskRunner(cluster.address)
-
-
-def wait_until(is_so: Callable[[], bool], limit_seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + limit_seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
 
 
 @task

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support import KeptUntilLost
 
 from penstock import PenstockFuture, allow_failure, task
-from penstock.attempt import KeptResult, Outcome
+from penstock.attempt import Outcome
 from penstock.engine.loop import RealClock
 from penstock.engine.task_run import MOST_UNCHARGED
 from penstock.states import Failed, Paused, Scheduled, State, StateType, is_legal
@@ -342,39 +343,12 @@ def test_every_run_of_any_graph_ends_once_and_by_legal_moves(nodes: list[Node], 
 # --- results that stay with workers, and get lost --------------------------------------------
 
 
-class Kept(KeptResult):
-    """A value that is there until it is lost, and then what took its place."""
-
-    def __init__(self, value: Any, runner: Any) -> None:
-        super().__init__(1, runner)
-        self.value = value
-        self.is_lost = False
-        self.heirs: list[Any] = []
-
-    def current(self) -> Any:
-        here: Any = self
-        while isinstance(here, Kept) and here.heirs:
-            here = here.heirs[0]
-        return here
-
-    def fetch(self) -> Any:
-        here = self.current()
-        if isinstance(here, Kept):
-            if here.is_lost:
-                raise LookupError("the result was lost")
-            return here.value
-        return here
-
-    def superseded_by(self, value: Any) -> None:
-        self.heirs.append(value)
-
-
 class ForgetfulStory(Story):
     """As `Story`; many results stay with the runner, which loses some of them now and then."""
 
     def __init__(self, watched: Watched, bench: EngineForTest, rng: random.Random) -> None:
         super().__init__(watched, bench, rng)
-        self.kept: list[Kept] = []
+        self.kept: list[KeptUntilLost] = []
         self.remade = 0
 
     def one_thing_happens(self) -> None:
@@ -389,15 +363,15 @@ class ForgetfulStory(Story):
             dict.fromkeys(
                 current
                 for value in attempt.args[1]
-                if isinstance(value, Kept)
-                and isinstance(current := value.current(), Kept)
+                if isinstance(value, KeptUntilLost)
+                and isinstance(current := value.current(), KeptUntilLost)
                 and current.is_lost
             )
         )
         if lost and attempt.id not in self.begun:
             self.runner._end(Outcome(attempt.id, "lost", began=False, lost_inputs=lost))
         elif self.rng.random() < 0.4:
-            kept = Kept(attempt.args[0], self.runner)
+            kept = KeptUntilLost(attempt.args[0], self.runner)
             self.kept.append(kept)
             self.runner.finish(attempt.id, kept)
         else:

@@ -19,6 +19,7 @@ import distributed
 import loky
 import psutil
 import pytest
+from tests.support import free_port, wait_until
 
 from penstock_runners.dask_cluster.connection import Connection
 from penstock_runners.dask_cluster.local import LocalClusterProcess
@@ -44,13 +45,6 @@ def opened(where: Where) -> Iterator[tuple[Connection, Any]]:
         yield connection, connection.open()
     finally:
         connection.close()
-
-
-def wait_until(is_so: Callable[[], bool], limit_seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + limit_seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
 
 
 def watch(ask: Callable[[], Any], times: int) -> set[Any]:
@@ -83,13 +77,6 @@ def hold_the_gil() -> None:
     import ctypes
 
     ctypes.PyDLL(None).sleep(60)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
 
 
 # --- an address ---------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.support import wait_until
 
 from penstock.task_runners import RemoteError
 from penstock.testing.harness import RunnerHarness
@@ -49,13 +50,6 @@ def opened(runner: TaskRunner, directory: pathlib.Path) -> Iterator[RunnerHarnes
         yield harness
     finally:
         harness.close()
-
-
-def wait_until(is_so: Callable[[], bool], limit_seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + limit_seconds
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
 
 
 def note(log: str, label: int) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import cloudpickle
 import pytest
+from tests.support import wait_until
 
 from penstock.task_runners import Attempt, Broken, Event, Outcome, RemoteError
 from penstock.testing.harness import RunnerHarness
@@ -382,13 +383,6 @@ def test_ctrl_c_ends_the_driver_and_workers_say_nothing(
         finally:
             driver.kill()
     assert (output, driver.returncode) == (b"", 130)
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
 
 
 def is_alive(process_id: int) -> bool:

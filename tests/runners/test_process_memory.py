@@ -7,11 +7,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import cloudpickle
 import pytest
+from tests.support import wait_until
 
 from penstock.sizes import format_size, parse_size
 from penstock.testing.harness import RunnerHarness, live_children
@@ -51,13 +52,6 @@ def opened(workers: int, directory: pathlib.Path, limit: int | str | None) -> Ru
     harness = RunnerHarness(runner, directory, 20.0)
     harness.open()
     return harness
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.005)
 
 
 def hoard(nbytes: int) -> int:

@@ -10,7 +10,6 @@ import decimal
 import enum
 import fractions
 import functools
-import json
 import math
 import os
 import pathlib
@@ -30,6 +29,7 @@ import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support import hashes_elsewhere
 
 from penstock.exceptions import PenstockError, UnhashableInputError
 from penstock.hashing import hash_arguments, stable_hash
@@ -237,20 +237,8 @@ def test_079_the_order_of_an_ordered_dict_does_matter() -> None:
 
 @pytest.mark.parametrize("seed", ["0", "4242"])
 def test_079_every_process_gives_the_same_hashes_whatever_its_hash_seed(seed: str) -> None:
-    program = (
-        "import json, runpy, sys\n"
-        "from penstock.hashing import stable_hash\n"
-        "there = runpy.run_path(sys.argv[1], run_name=sys.argv[2])\n"
-        "print(json.dumps([stable_hash(value) for value in there['distinct_values']()]))\n"
-    )
-    paths = os.pathsep.join(path for path in sys.path if path)
-    answer = subprocess.run(
-        [sys.executable, "-c", program, __file__, __name__],
-        env={"PYTHONHASHSEED": seed, "PYTHONPATH": paths},
-        capture_output=True,
-        check=True,
-    )
-    assert json.loads(answer.stdout) == [stable_hash(value) for value in distinct_values()]
+    there = hashes_elsewhere(__file__, __name__, "distinct_values", seed)
+    assert there == [stable_hash(value) for value in distinct_values()]
 
 
 class Elsewhere:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import datetime
 import decimal
-import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+from tests.support import hashes_elsewhere
 
 from penstock.exceptions import UnhashableInputError
 from penstock.hashing import hash_arguments, stable_hash
@@ -49,20 +46,8 @@ def samples() -> list[Any]:
 
 @pytest.mark.parametrize("seed", ["0", "4242"])
 def test_079_every_process_gives_arrays_and_frames_the_same_hashes(seed: str) -> None:
-    program = (
-        "import json, runpy, sys\n"
-        "from penstock.hashing import stable_hash\n"
-        "there = runpy.run_path(sys.argv[1], run_name=sys.argv[2])\n"
-        "print(json.dumps([stable_hash(value) for value in there['samples']()]))\n"
-    )
-    paths = os.pathsep.join(path for path in sys.path if path)
-    answer = subprocess.run(
-        [sys.executable, "-c", program, __file__, __name__],
-        env={"PYTHONHASHSEED": seed, "PYTHONPATH": paths},
-        capture_output=True,
-        check=True,
-    )
-    assert json.loads(answer.stdout) == [stable_hash(value) for value in samples()]
+    there = hashes_elsewhere(__file__, __name__, "samples", seed)
+    assert there == [stable_hash(value) for value in samples()]
 
 
 # --- pandas -----------------------------------------------------------------------------

@@ -9,43 +9,17 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support import KeptUntilLost
 
 from penstock import PenstockFuture, allow_failure, task
 from penstock.exceptions import CancelledRun, WorkerLost
 from penstock.futures import MOST_RECOVERIES
-from penstock.task_runners import Capabilities, KeptResult, Outcome
+from penstock.task_runners import Capabilities, Outcome
 from penstock.testing import ManualTaskRunner
 from penstock.testing.utilities import EngineForTest, engine_for_test
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-class Kept(KeptResult):
-    """Holds a value until it is lost, and then what took its place."""
-
-    def __init__(self, value: Any, runner: Any) -> None:
-        super().__init__(100, runner)
-        self.value = value
-        self.is_lost = False
-        self.heirs: list[Any] = []
-
-    def current(self) -> Any:
-        here: Any = self
-        while isinstance(here, Kept) and here.heirs:
-            here = here.heirs[0]
-        return here
-
-    def fetch(self) -> Any:
-        here = self.current()
-        if not isinstance(here, Kept):
-            return here
-        if here.is_lost:
-            raise LookupError("the result was lost")
-        return here.value
-
-    def superseded_by(self, value: Any) -> None:
-        self.heirs.append(value)
 
 
 class KeepingRunner(ManualTaskRunner):
@@ -54,15 +28,15 @@ class KeepingRunner(ManualTaskRunner):
     def __init__(self) -> None:
         super().__init__(capabilities=Capabilities(keeps_results=True))
 
-    def keep(self, attempt_id: int, value: Any) -> Kept:
-        kept = Kept(value, self)
+    def keep(self, attempt_id: int, value: Any) -> KeptUntilLost:
+        kept = KeptUntilLost(value, self)
         self.report_end(attempt_id, kept)
         return kept
 
     def report_end(self, attempt_id: int, value: Any) -> None:
         self.finish(attempt_id, value)
 
-    def lose_inputs(self, attempt_id: int, *lost: Kept) -> None:
+    def lose_inputs(self, attempt_id: int, *lost: KeptUntilLost) -> None:
         """The attempt cannot be sent, as arguments are gone."""
         self._end(
             Outcome(attempt_id, "lost", reason="arguments lost", began=False, lost_inputs=lost)
@@ -79,7 +53,7 @@ class Bench:
         """The attempts that the runner has, and what each is named."""
         return [(each.id, each.name) for each in self.runner.open_attempts]
 
-    def keep(self, attempt_id: int, value: Any = "made") -> Kept:
+    def keep(self, attempt_id: int, value: Any = "made") -> KeptUntilLost:
         kept = self.runner.keep(attempt_id, value)
         self.bench.drain()
         return kept
@@ -92,7 +66,7 @@ class Bench:
         self.runner.fail(attempt_id, ValueError("the second time it fails"))
         self.bench.drain()
 
-    def lose_inputs(self, attempt_id: int, *lost: Kept) -> None:
+    def lose_inputs(self, attempt_id: int, *lost: KeptUntilLost) -> None:
         self.runner.lose_inputs(attempt_id, *lost)
         self.bench.drain()
 
@@ -333,7 +307,7 @@ def test_what_was_not_lost_is_not_made_again(bench: Bench) -> None:
 
 
 def test_what_nobody_can_make_again_fails_who_needs_it(bench: Bench) -> None:
-    orphan = Kept("whose", bench.runner)
+    orphan = KeptUntilLost("whose", bench.runner)
     orphan.is_lost = True
     user = use.submit(orphan)
     bench.lose_inputs(1, orphan)

@@ -25,5 +25,7 @@ they run one at a time, and never in a worker.
                                +---- step() <- loop <- report() <--+
 
 *Interrupts* (`interrupts.py`): Ctrl-C and deadlines of the main thread are held back while the
-library is at work, and delivered at the next safe place, so that no event is lost to them.
+library is at work, and delivered at the next safe place, so that no event is lost to them. The
+limits are set in `deadlines.py`; in other threads they raise, by `penstock.strikes`, where that
+leaves no lock behind.
 """

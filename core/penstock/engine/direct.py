@@ -20,6 +20,7 @@ from penstock.engine.commands import (
     Report,
     Sleep,
 )
+from penstock.engine.deadlines import deadline_here
 from penstock.engine.execution import printing_to_log
 from penstock.engine.keeping import WAITS
 from penstock.engine.loop import Waiter
@@ -159,7 +160,7 @@ def execute(run: Run, engine: Engine, state: State[Any]) -> Report:
     try:
         with NOTHING_AROUND if plan.keeping is None else run.transaction.current():  # type: ignore[attr-defined]  # a task run
             if deadline is not None:
-                with interrupts.deadline_here(deadline, engine.loop.call_later):
+                with deadline_here(deadline, engine.loop.call_later):
                     outcome = _call(run, fn, guarded=guarded, began=began)
             else:
                 outcome = _call(run, fn, guarded=guarded, began=began)

@@ -7,6 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from penstock.engine import interrupts
+from penstock.engine.deadlines import deadline_here
 from penstock.logging import run_logger
 from penstock.worker import calling
 from penstock.worker.prints import captured
@@ -104,7 +105,7 @@ def interruptible(fn: Callable[..., Any], timeout_seconds: float | None) -> Call
     def call(*args: Any, **kwargs: Any) -> Any:
         own = interrupts.Deadline(timeout_seconds) if timeout_seconds else None
         # Not by the engine's clock: the turn is held until the attempt ends.
-        with interrupts.deadline_here(own, None):
+        with deadline_here(own, None):
             if not interrupts.is_main_thread():
                 return fn(*args, **kwargs)
             try:

@@ -1,11 +1,10 @@
-"""Ctrl-C and deadlines of the main thread, delivered where no event can be lost to them.
+"""Ctrl-C and what else strikes the main thread, delivered where no event can be lost to it.
 
 A signal handler that raises in the middle of the engine would lose the event at hand. So the
 handlers look at `_inside`: while the main thread is in library code they only make a note and
 wake the loop, which calls `check()` at its next safe place; while it is in user code (a flow's
 body, a task called directly) they raise there at once. All of this is state of the process, as
-signals are, and touched by the main thread only; other threads are interrupted by an exception
-set in them (`thread_deadline`).
+signals are, and touched by the main thread only. `deadlines` sets the limits that ring here.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
-
-from penstock.strikes import keep_trying, raise_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,8 +29,6 @@ __all__ = [
     "check",
     "library_code",
 ]
-
-_HAS_ALARM = hasattr(signal, "setitimer")
 
 
 class DeadlineReached(BaseException):
@@ -261,12 +256,12 @@ def catching_ctrl_c(wake: Callable[[], None]) -> Iterator[None]:
         main.pressed = False
     if takes_over:
         signal.signal(signal.SIGINT, _on_ctrl_c)
-    hooked = _watch_destructors()
+    hooked = watch_destructors()
     try:
         yield
     finally:
         if hooked:
-            _leave_destructors()
+            leave_destructors()
         main.installed -= 1
         main.wake = previous_wake
         if takes_over:
@@ -328,7 +323,7 @@ def blocking_an_event_loop(wake: Callable[[], None]) -> Iterator[None]:
 # --- what destructors swallow -----------------------------------------------------------
 
 
-def _watch_destructors() -> bool:
+def watch_destructors() -> bool:
     """See to it that nothing is lost in a destructor; false if it is seen to already."""
     if sys.unraisablehook is _on_unraisable:
         return False
@@ -337,7 +332,8 @@ def _watch_destructors() -> bool:
     return True
 
 
-def _leave_destructors() -> None:
+def leave_destructors() -> None:
+    """The end of what `watch_destructors` began."""
     if sys.unraisablehook is _on_unraisable:
         sys.unraisablehook = main.on_unraisable
 
@@ -355,137 +351,3 @@ def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.001)
     else:
         main.on_unraisable(unraisable)
-
-
-# --- deadlines -------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def main_thread_deadline(deadline: Deadline) -> Iterator[None]:
-    """Interrupt the block at the deadline, by SIGALRM; nests, the nearest rings first.
-
-    Call it from library code: the block is user code only inside of `call_user_code`. After the
-    block, `Deadline.reached` tells whether the time was up, even if user code caught what was
-    raised in it.
-    """
-    outermost, hooked = not main.deadlines, False
-    before: Any = None
-    timer_before = (0.0, 0.0)
-    if outermost:
-        timer_before = signal.setitimer(signal.ITIMER_REAL, 0.0)  # first, or its ring would be ours
-        before = signal.signal(signal.SIGALRM, _on_alarm)
-        hooked = _watch_destructors()
-    main.deadlines.append(deadline)
-    began = time.monotonic()
-    try:
-        _arm()
-        yield
-    finally:
-        deadline.ended = True
-        main.deadlines.remove(deadline)
-        if outermost:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)  # first: the handler may be the default one
-            signal.signal(signal.SIGALRM, before if before is not None else signal.SIG_DFL)
-            if timer_before[0]:
-                left = timer_before[0] - (time.monotonic() - began)
-                signal.setitimer(signal.ITIMER_REAL, max(left, 1e-6), timer_before[1])
-            if hooked:
-                _leave_destructors()
-        else:
-            _arm()
-
-
-def _arm() -> None:
-    waiting = [deadline.at for deadline in main.deadlines if not deadline.reached]
-    if waiting:
-        signal.setitimer(signal.ITIMER_REAL, max(min(waiting) - time.monotonic(), 1e-6))
-
-
-def _on_alarm(_signal: int, _frame: FrameType | None) -> None:
-    now = time.monotonic()
-    for deadline in main.deadlines:
-        if deadline.at <= now + 1e-4:
-            deadline.reached = True
-    _arm()
-    if not main.inside:
-        check()
-    elif main.wake is not None:
-        main.wake()
-
-
-@contextlib.contextmanager
-def thread_deadline(
-    deadline: Deadline, call_later: Callable[[float, Callable[[], None]], None] | None
-) -> Iterator[None]:
-    """Interrupt the block at the deadline, in a thread that gets no signals.
-
-    An exception is set in the thread, which Python code meets at its next step, and the engine's
-    code when it is done; a call that blocks in C meets it when it returns. It may come from the
-    borders of the block, too, but never from behind it.
-
-    Args:
-        deadline: the limit.
-        call_later: calls a function after so many seconds, on another thread; None is a timer
-            of its own, for the sake of blocks in which the engine's turn is held.
-    """
-    thread = threading.get_ident()
-    seconds = deadline.at - time.monotonic()
-    timer: threading.Timer | None = None
-
-    def strike() -> bool:
-        with deadline.lock:
-            return deadline.ended or raise_in_thread(thread, _Rung)
-
-    def ring() -> None:
-        with deadline.lock:
-            if deadline.ended:
-                return
-            deadline.reached = True
-        keep_trying(strike)
-
-    if call_later is None:
-        timer = threading.Timer(seconds, ring)
-        timer.daemon = True
-        timer.start()
-    else:
-        call_later(seconds, ring)
-    try:
-        yield
-    except _Rung:
-        if not deadline.reached:  # that of a block around this one
-            raise
-        raise DeadlineReached(deadline) from None
-    finally:
-        try:
-            with deadline.lock:
-                deadline.ended = True
-            if timer is not None:
-                timer.cancel()
-            if deadline.reached:
-                # Set, and perhaps not met yet: met here, so that it cannot go off in our own code.
-                # To take it back, by NULL, makes Python 3.11 look for it for ever, and hang in
-                # the first call under a profiler, a debugger or coverage.
-                for _ in range(100):
-                    pass
-        except _Rung:
-            deadline.ended = True
-
-
-class _Rung(DeadlineReached):
-    """What `thread_deadline` sets in a thread: an exception class, as the C call demands."""
-
-
-def deadline_here(
-    deadline: Deadline | None, call_later: Callable[[float, Callable[[], None]], None] | None
-) -> contextlib.AbstractContextManager[None]:
-    """Return the context manager that limits user code in the calling thread.
-
-    Args:
-        deadline: the limit, if there is one.
-        call_later: as for `thread_deadline`.
-    """
-    if deadline is None:
-        return contextlib.nullcontext()
-    if _HAS_ALARM and is_main_thread():
-        return main_thread_deadline(deadline)
-    return thread_deadline(deadline, call_later)

@@ -16,6 +16,7 @@ from penstock.attempt import Outcome
 from penstock.context import CURRENT
 from penstock.engine import async_direct, direct, interrupts
 from penstock.engine.commands import Execute, Report
+from penstock.engine.deadlines import deadline_here
 from penstock.logging import run_logger
 from penstock.tracebacks import cut_own_frames
 from penstock.worker.prints import captured
@@ -58,7 +59,7 @@ class Stream:
         if guarded:
             interrupts.enter_library()
         try:
-            with interrupts.deadline_here(limit, self.engine.loop.call_later), self.inside():
+            with deadline_here(limit, self.engine.loop.call_later), self.inside():
                 if guarded:
                     return interrupts.call_user_code(advance, (given,), {})
                 return advance(given)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from penstock.engine.interrupts import Deadline, DeadlineReached, thread_deadline
+from penstock.engine.deadlines import thread_deadline
+from penstock.engine.interrupts import Deadline, DeadlineReached
 
 if TYPE_CHECKING:
     from collections.abc import Callable

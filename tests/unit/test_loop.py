@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from penstock.engine import interrupts
 from penstock.engine.loop import CountdownWaiter, Loop, Waiter
 from penstock.testing import ManualClock
 
@@ -210,6 +211,17 @@ def test_waiting_for_what_can_never_come_is_an_error_under_a_manual_clock(bench:
     with pytest.raises(RuntimeError, match="nothing will ever happen"):
         bench.loop.wait(Waiter())
     assert not bench.loop.holds_turn()
+
+
+def test_a_ctrl_c_whose_nudge_went_with_events_before_it_still_ends_the_wait(bench: Bench) -> None:
+    def press() -> None:  # as the signal handler does, in the middle of library code
+        interrupts.main.pressed = True
+        bench.loop.nudge()
+
+    bench.loop.post(press)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        bench.loop.wait(Waiter())
+    assert caught.value.__context__ is None, "it did not first wait for what can never come"
 
 
 def test_waiting_may_be_nested(bench: Bench) -> None:

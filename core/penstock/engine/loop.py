@@ -342,9 +342,9 @@ class Loop:
             while not waiter.ready:
                 if deadline is not None and monotonic() >= deadline:
                     break
-                self._step(deadline)
-                if checks:
+                if checks:  # before each wait: what woke us for this may have been drained already
                     interrupts.check()
+                self._step(deadline)
         finally:
             self.give_turn()
 

@@ -31,6 +31,8 @@ class Open:
     """A worker has said that it began."""
     is_unwanted: bool = False
     """Cancelled: it must not begin."""
+    is_given_up: bool = False
+    """Cancelled, and perhaps begun: its end is not waited for."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)

@@ -142,7 +142,7 @@ class Session:
         self._inbox.put(("cancel", tuple(attempt_ids)))
 
     def close(self, grace_seconds: float) -> None:
-        """Drop what has not begun, wait for what runs, and give the rest up."""
+        """Drop what has not begun, wait for what runs and is wanted, and give the rest up."""
         self._inbox.put(("close", time.monotonic() + grace_seconds))
         self._thread.join()
 
@@ -165,7 +165,9 @@ class Session:
     def _is_over(self) -> bool:
         if self._close_by is None:
             return False
-        return not self._open or time.monotonic() >= self._close_by
+        if time.monotonic() >= self._close_by:
+            return True
+        return all(one.is_given_up for one in self._open.values())
 
     def _turn(self) -> None:
         timeout = TICK_SECONDS
@@ -197,6 +199,8 @@ class Session:
             self._take(order[1])
         elif kind == "cancel":
             self._cancel(order[1])
+            for attempt_id in self._open.keys() & order[1]:
+                self._open[attempt_id].is_given_up = True
         elif kind == "refused":
             self._on_refused(order[1], order[2])
         elif kind == "add-worker":

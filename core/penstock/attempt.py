@@ -25,10 +25,12 @@ __all__ = [
     "OutcomeKind",
     "Packed",
     "RemoteError",
+    "ResultPlace",
     "Siblings",
     "run_here",
 ]
 
+ResultPlace: TypeAlias = Literal["auto", "driver", "cluster"]
 OutcomeKind: TypeAlias = Literal["returned", "raised", "lost", "stopped", "abandoned"]
 
 
@@ -41,6 +43,9 @@ class Environment(NamedTuple):
     """Plain values of this attempt."""
     variables: bytes | None = None
     """The pickle of context variables and their values."""
+    writer: bytes | None = None
+    """The pickle of a function of the result and its `Packing`, to be called with a large one: it
+    stores it, and returns its size; if it raises, or returns None, the result goes home."""
 
 
 class Siblings:
@@ -89,7 +94,7 @@ class Attempt(NamedTuple):
     """The `.map()` it is part of, for workers elsewhere."""
     has_deadline: bool = False
     """`Started` is needed soon after the begin, as a time limit counts from there."""
-    result_on: Literal["auto", "driver", "cluster"] = "auto"
+    result_on: ResultPlace = "auto"
     """Where the result is to be, for a runner that can leave it with its workers."""
 
 
@@ -124,9 +129,11 @@ class KeptResult(abc.ABC):
         is_read_anew: it is not to be kept in memory once it was fetched.
     """
 
-    is_read_anew: ClassVar[bool] = False
+    how_lost: ClassVar[str] = "its result was lost with the worker that kept it"
+    """For people, should it come to that."""
 
     def __init__(self, nbytes: int, runner: Any) -> None:
+        self.is_read_anew: bool = False
         self.nbytes: int = nbytes
         self.runner: Any = runner
         self.producer: Any = None
@@ -167,6 +174,9 @@ class Outcome(NamedTuple):
     """``lost``: arguments that were lost with their workers before it could begin."""
     children: bytes | None = None
     """The packed descriptions of runs that began and ended inside of this attempt, elsewhere."""
+    stored_bytes: int | None = None
+    """``returned``: the worker has stored the result, so large, by `Environment.writer`. It is no
+    `value`, unless it stays with the worker as well."""
 
 
 def run_here(attempt: Attempt, worker: str = "") -> Outcome:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import re
 import string
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from penstock.attempt import KeptResult
 from penstock.cache_policies import DEFAULT, NO_CACHE, CachePolicy
 from penstock.cache_policy import SeenKey
 from penstock.exceptions import DefinitionError, NameTemplateError
@@ -18,6 +16,7 @@ from penstock.storage_choice import store_of
 from penstock.transactions import IsolationLevel
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Callable, Mapping
 
     from penstock.results import ResultStore
@@ -25,15 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Keeping",
-    "StoredResult",
     "TaskRunView",
     "check_template",
     "keeping_of",
     "policy_of",
 ]
 
-# The expiry is for those who look for a result, not for the run that has it.
-_BEFORE_ANY_EXPIRY = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 _NAMES_IN_KEYS = ("parameters", "task_run", "flow_run")
 _STORAGE_OPTIONS = ("result_storage", "result_serializer", "result_storage_key")
 
@@ -137,29 +133,6 @@ def check_template(template: Any, owner: str) -> None:
                 f"{owner}: result_storage_key {template!r} asks for {first!r}; there are "
                 f"{', '.join(_NAMES_IN_KEYS)}, such as in parameters[name] and flow_run.flow_name"
             )
-
-
-class StoredResult(KeptResult):
-    """A result that is read from its store whenever it is asked for."""
-
-    is_read_anew = True
-
-    def __init__(self, store: ResultStore, key: str, nbytes: int) -> None:
-        super().__init__(nbytes, store)
-        self.key = key
-
-    def fetch(self) -> Any:
-        """Read the value."""
-        record = self.runner.read(self.key, now=_BEFORE_ANY_EXPIRY)
-        if record is None:
-            raise LookupError(
-                f"the result with the key {self.key!r} is not in its store any more, and "
-                "cache_result_in_memory=False kept it nowhere else"
-            )
-        return record.value
-
-    def superseded_by(self, value: Any) -> None:
-        """Do nothing: it was written to the same place."""
 
 
 def policy_of(options: Mapping[str, Any], owner: str) -> CachePolicy | None:

@@ -142,6 +142,11 @@ class ResultStore:
         changed.lock_manager = lock_manager
         return changed
 
+    @property
+    def is_signed(self) -> bool:
+        """Whether records are signed with a key."""
+        return self._files.signing_key is not None
+
     def check_safe(self) -> None:
         """Refuse a place in which other users can write, unless that is allowed.
 
@@ -348,7 +353,7 @@ class ResultStore:
         return {**vars(self), "lock_manager": None}
 
     def __repr__(self) -> str:
-        signed = ", signed" if self._files.signing_key is not None else ""
+        signed = ", signed" if self.is_signed else ""
         return f"<ResultStore {self.filesystem!r}, {self.serializer.name!r}{signed}>"
 
 

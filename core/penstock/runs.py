@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
     from contextvars import ContextVar
 
-    from penstock.attempt import Siblings
+    from penstock.attempt import ResultPlace, Siblings
     from penstock.engine.lineage import Ledger
     from penstock.engine.rates import Rate
     from penstock.engine.single_flight import Making
@@ -111,7 +111,7 @@ class Plan:
     """What an attempt needs of what workers have."""
     workers: tuple[str, ...] = ()
     """Where attempts may run, if not anywhere."""
-    result_on: Literal["auto", "driver", "cluster"] = "auto"
+    result_on: ResultPlace = "auto"
     """Where results are to be, for a runner that can leave them with its workers."""
     keeping: Keeping | None = None
     """What is done with results; None is nothing."""

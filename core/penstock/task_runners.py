@@ -83,6 +83,8 @@ class Capabilities:
     schedules_resources: bool = False
     """Sees by itself to what `Attempt.resources` says; otherwise the engine hands out what the
     runner's `resources` list."""
+    reaches_storage: Literal["nothing", "network", "machine"] = "nothing"
+    """Which file systems workers elsewhere can use: those on the network, on this machine, too."""
     names_workers: bool = False
     """Attempts may say which workers they are for."""
     runs_in_caller: bool = False

@@ -228,7 +228,7 @@ class Task(Definition[P, R_co]):
             resources=self.resources,
             workers=self._workers,
             # What is to be stored comes home to be, whatever else is said.
-            result_on="driver" if keeping and keeping.is_written else self._result_on,
+            result_on=self._result_on,
             refusal=self._refusal_by(runner, engine),
             keeping=keeping,
         )

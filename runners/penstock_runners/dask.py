@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from penstock.cpus import usable_cpus
 from penstock.task_runners import Capabilities, TaskRunner
@@ -55,6 +55,11 @@ class DaskTaskRunner(TaskRunner):
         worker_timeout_seconds: how long there may be work and no worker.
         ship_modules: names of modules that workers cannot import; what they define goes by value.
         strict: whether any difference of versions is an error, and not only one of Python's.
+        reaches_storage: which stores of results workers use themselves, for large results and what
+            is made of them: ``"network"`` those of URLs such as ``s3://``, ``"machine"`` folders
+            of the driver's machine as well, which they may have by a shared disk. They need
+            Penstock and the storage's own package for that. By default workers of a local cluster
+            use both, and others ``"nothing"``: the driver does it for them.
 
     Raises:
         ValueError: the arguments name two clusters, or none that there could be.
@@ -85,6 +90,7 @@ class DaskTaskRunner(TaskRunner):
         worker_timeout_seconds: float = WORKER_TIMEOUT_SECONDS,
         ship_modules: Sequence[str] = (),
         strict: bool = False,
+        reaches_storage: Literal["nothing", "network", "machine"] | None = None,
     ) -> None:
         self.where = Where(
             address=address,
@@ -101,8 +107,13 @@ class DaskTaskRunner(TaskRunner):
             raise ValueError(
                 f"worker_timeout_seconds is a number above 0, not {worker_timeout_seconds!r}"
             )
-        if not self.where.is_made_here:
-            self.capabilities = dataclasses.replace(self.capabilities, shares_workers=True)
+        if reaches_storage is None:
+            reaches_storage = "machine" if self.where.is_local else "nothing"
+        self.capabilities = dataclasses.replace(
+            self.capabilities,
+            shares_workers=not self.where.is_made_here,
+            reaches_storage=reaches_storage,
+        )
         self.worker_timeout_seconds = worker_timeout_seconds
         self.ship_modules = tuple(ship_modules)
         self.strict = strict

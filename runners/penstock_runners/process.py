@@ -55,7 +55,12 @@ class ProcessPoolTaskRunner(TaskRunner):
     """
 
     capabilities = Capabilities(
-        isolation="process", kill="hard", pickles=True, async_functions=True, keeps_warm=True
+        isolation="process",
+        kill="hard",
+        pickles=True,
+        async_functions=True,
+        keeps_warm=True,
+        reaches_storage="machine",
     )
 
     warm_seconds: ClassVar[float] = 60.0

@@ -16,10 +16,10 @@ from penstock import flow, task
 from penstock.cache_policies import INPUTS, NO_CACHE
 from penstock.exceptions import DefinitionError, NameTemplateError
 from penstock.filesystems import LocalFileSystem
-from penstock.keeping import StoredResult
 from penstock.results import ResultStore
 from penstock.serializers import CompressedSerializer, Serializer
 from penstock.settings import current, temporary_settings
+from penstock.stored_results import StoredResult
 
 if TYPE_CHECKING:
     from tests.flows.conftest import Log

@@ -83,7 +83,7 @@ def run_packed(payload: bytes, answer: Callable[..., None]) -> None:
     shared = marshal.loads(environment.shared) if environment is not None else {}
     if environment is not None:
         forwarding.install(shared["levels"], is_own_process=True)
-    own, variables = environment[1:] if environment is not None else ((), None)
+    own, variables = environment[1:3] if environment is not None else ((), None)
     here = Here(shared, own, lambda record: answer("output", record))
     ending = running.run(here, lambda: pickle.loads(call), variables)
     answer("end", ending.how, ending.payload, [bytes(buffer) for buffer in ending.buffers])

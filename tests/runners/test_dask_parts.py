@@ -314,8 +314,8 @@ def test_what_cannot_be_sent_is_refused_and_the_rest_goes() -> None:
 # --- answers ----------------------------------------------------------------------------------
 
 
-def ending(how: int, payload: Any, buffers: Any = ()) -> tuple[Any, ...]:
-    return 7, how, payload, list(buffers), 0.5, None
+def ending(how: int, payload: Any, buffers: Any = (), stored: int | None = None) -> tuple[Any, ...]:
+    return 7, how, payload, list(buffers), 0.5, None, stored
 
 
 def test_an_answer_says_how_each_call_ended() -> None:
@@ -328,7 +328,7 @@ def test_an_answer_says_how_each_call_ended() -> None:
         ending(running.INLINE, 5),
         ending(running.RAISED, packed),
         ending(running.PACKED, large.payload, map(bytes, large.buffers)),
-        ending(running.KEPT, ("key", 99)),
+        ending(running.KEPT, ("key", 99), stored=120),
     ]
     answer = opened(pickle.dumps(([], [3, 4], endings)))
     assert (answer.missing, answer.left, answer.kept) == ([], [3, 4], ["key"])
@@ -343,6 +343,7 @@ def test_an_answer_says_how_each_call_ended() -> None:
     assert loaded.value.load() == [bytes(LARGE_BYTES)]
     assert isinstance(stayed.value, KeptOnCluster)
     assert (stayed.value.future, stayed.value.worker) == (future, there.address)
+    assert [each.stored_bytes for each in outcomes] == [None, None, None, 120]
 
 
 def test_an_answer_may_say_that_something_is_missing() -> None:

@@ -45,6 +45,41 @@ def test_a_scalar_stands_inline_and_anything_else_is_packed() -> None:
     assert packing.load(ending.payload, ending.buffers) == ["a", "b"]
 
 
+def refuse(value: Any, packed: packing.Packing) -> int | None:
+    if value[0] == 0:
+        raise OSError("no space left")
+    return None
+
+
+def measure(value: Any, packed: packing.Packing) -> int | None:
+    return len(value) + packed.nbytes
+
+
+def test_a_large_result_is_shown_to_the_writer_and_does_not_travel() -> None:
+    writer = pickle.dumps(measure)
+    ending = run(bytes, 1_000_000, writer=writer)
+    assert ending[:3] == (running.INLINE, None, [])
+    assert ending.stored_bytes is not None
+    assert ending.stored_bytes > 2_000_000
+    small = run(bytes, 100_000, writer=writer)
+    assert small.stored_bytes is None
+    assert packing.load(small.payload, small.buffers) == bytes(100_000)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_what_the_writer_does_not_store_travels(first: int) -> None:
+    value = bytes([first]) * 1_000_000
+    ending = run(lambda: value, writer=pickle.dumps(refuse))
+    assert ending.stored_bytes is None
+    assert packing.load(ending.payload, ending.buffers) == value
+
+
+def test_what_is_stored_may_stay_with_the_worker_as_well() -> None:
+    ending = run(bytes, 1_000_000, writer=pickle.dumps(measure), keep=lambda *_: "a key")
+    assert ending[:2] == (running.KEPT, "a key")
+    assert ending.stored_bytes is not None
+
+
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_whatever_is_raised_is_data(kind: type[BaseException]) -> None:
     def fail() -> None:

@@ -112,6 +112,8 @@ class Attempts(KeepingResults):
             run.run_count -= 1
         elif starting is not None and run.state.type is not CANCELLING:
             self.enter(run, starting, self.clock.time() - outcome.duration_seconds)
+        if outcome.stored_bytes is not None:
+            outcome = self.take_stored(run, outcome)  # type: ignore[arg-type]  # no flow run
         report = self.report(run, outcome)
         lost = outcome.lost_inputs
         if lost and not report.cancelled:

@@ -21,7 +21,7 @@ from penstock.worker.prints import leave_capture
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from penstock.attempt import Environment
+    from penstock.attempt import Environment, ResultPlace
     from penstock.engine.admission import Timers
     from penstock.engine.resources import Place
     from penstock.runs import Run
@@ -40,6 +40,15 @@ def rank(run: Run) -> int:
     Depth first: what is finished early can be used, and its inputs let go.
     """
     return run.priority * PRIORITY_WEIGHT + run.depth
+
+
+def _place_of_result(run: Run, environment: Environment | None) -> ResultPlace:
+    """Return where a result is to be: it has to come home if the driver is to store it."""
+    keeping = run.plan.keeping
+    if keeping is None or not keeping.is_written:
+        return run.plan.result_on
+    is_stored_there = environment is not None and environment.writer is not None
+    return run.plan.result_on if is_stored_there else "driver"
 
 
 class RunnerHandle:
@@ -293,7 +302,7 @@ class Dispatcher:
                 plan.workers,
                 run.siblings,
                 plan.timeout_seconds is not None,
-                plan.result_on,
+                _place_of_result(run, environment),
             )
         )
 

@@ -29,10 +29,12 @@ from penstock.engine.environments import environment_of
 from penstock.engine.keeping import WAITS
 from penstock.engine.loop import Clock, Loop, RealClock
 from penstock.engine.recovery import has_kept_result, is_lost
+from penstock.engine.stored_elsewhere import can_be_read_there, writer_for
 from penstock.engine.task_run import failure, task_run
 from penstock.futures import PenstockFuture
 from penstock.logging import replay
 from penstock.states import State, StateType
+from penstock.stored_results import StoredResult
 from penstock.task_runners import Broken, Output, SlotsChanged, Started
 from penstock.transactions import transaction_in
 
@@ -255,7 +257,8 @@ class Engine(Cancelling):
             return None
         flow_run = run.flow_run
         known = self.surroundings if flow_run is None else flow_run.surroundings
-        return environment_of(run, self.settings, known)  # type: ignore[arg-type]  # no flow run
+        writer = None if run.plan.keeping is None else writer_for(run)  # type: ignore[arg-type]
+        return environment_of(run, self.settings, known, writer)  # type: ignore[arg-type]  # no flow run
 
     def _hand_out(self) -> None:
         self.dispatcher.hand_out()
@@ -291,11 +294,16 @@ class Engine(Cancelling):
 
     def _value_for(self, run: Run) -> Callable[[State[Any]], Any]:
         """Return what gives the value of an input: what a runner keeps, it can have as it is."""
-        runner = None if run.is_flow_run or run.plan.runner is None else run.plan.runner.runner
+        handle = None if run.is_flow_run or not run.was_submitted else run.plan.runner
+        if handle is None:
+            return State.value
+        runner, capabilities = handle.runner, handle.capabilities
 
         def value_of(state: State[Any]) -> Any:
             data = state.data
-            if isinstance(data, KeptResult) and data.runner is runner and run.was_submitted:
+            if isinstance(data, KeptResult) and data.runner is runner:
+                return data
+            if isinstance(data, StoredResult) and can_be_read_there(data, capabilities):
                 return data
             return state.value()
 

@@ -25,13 +25,16 @@ LARGEST_PARAMETER_BYTES: Final = 64 * 1024
 _by_value: Final = ByValue()
 
 
-def environment_of(run: TaskRun, settings: Settings, known: dict[Any, bytes]) -> Environment:
+def environment_of(
+    run: TaskRun, settings: Settings, known: dict[Any, bytes], writer: bytes | None = None
+) -> Environment:
     """Return what an attempt of a run says of it in a worker elsewhere.
 
     Args:
         run: the run.
         settings: of the driver.
         known: what attempts share, once it was made.
+        writer: what stores a large result where it is made.
 
     Raises:
         TypeError: a context variable that is to go along has a value that cannot be pickled.
@@ -59,7 +62,7 @@ def environment_of(run: TaskRun, settings: Settings, known: dict[Any, bytes]) ->
     if plan.propagate and context is not None:
         values = {each: context[each] for each in plan.propagate if each in context}
         variables = pack_variables(values, _by_value) if values else None
-    return Environment(shared, own, variables)
+    return Environment(shared, own, variables, writer)
 
 
 _NO_TAGS: Final[frozenset[str]] = frozenset()

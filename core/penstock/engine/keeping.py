@@ -9,6 +9,7 @@ over, or staged in the transaction around it.
 from __future__ import annotations
 
 import contextvars
+import datetime
 import functools
 import threading
 from typing import TYPE_CHECKING, Any
@@ -17,18 +18,20 @@ from penstock.attempt import Packed
 from penstock.engine import single_flight
 from penstock.engine.commands import AGAIN, BUSY
 from penstock.engine.recovery import Recovering
+from penstock.engine.stored_elsewhere import record_of, taken
 from penstock.exceptions import SerializationError, UnhashableInputError
-from penstock.keeping import StoredResult
 from penstock.logging import run_logger
 from penstock.runs import FlowRun, TaskRun
 from penstock.serializers import PickleSerializer
 from penstock.states import State, StateType, advance
 from penstock.storage_choice import collect_if_due, store_of
+from penstock.stored_results import StoredResult
 from penstock.transactions import IsolationLevel, TaskTransaction, transaction_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from penstock.attempt import Outcome
     from penstock.cache_policy import SeenKey
     from penstock.keeping import Keeping
     from penstock.results import ResultStore
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["WAITS", "KeepingResults"]
 
 COMPLETED = StateType.COMPLETED
+
+_CLOCKS_DIFFER_SECONDS = 1.0
 
 WAITS: Any = object()
 """The run waits for an equal one; it is told when that is over."""
@@ -137,6 +142,15 @@ class KeepingResults(Recovering):
 
     # --- after the run -------------------------------------------------------------------
 
+    def take_stored(self, run: TaskRun, outcome: Outcome) -> Outcome:
+        """Return the outcome of an attempt whose worker has stored the result: see `taken`."""
+        began_at = self.clock.time() - outcome.duration_seconds - _CLOCKS_DIFFER_SECONDS
+        try:
+            return taken(run, outcome, datetime.datetime.fromtimestamp(began_at, datetime.UTC))
+        except Exception as error:  # noqa: BLE001  (the store's: then nobody has the result)
+            run_logger(run).error("The stored result cannot be found: %r", error, exc_info=error)
+            return outcome._replace(kind="lost", reason=f"its stored result is gone: {error!r}")
+
     def keep(self, run: Run) -> None:
         """A run is over: see to its result, and to what was done with it if it has failed.
 
@@ -212,7 +226,7 @@ class KeepingResults(Recovering):
         if run.state.type is COMPLETED:
             try:
                 transaction.stage(
-                    _value_to_write(run.state, keeping),
+                    _value_to_write(run.state, keeping) if transaction.write_on_commit else None,
                     on_commit=keeping.on_commit,
                     on_rollback=keeping.on_rollback,
                     written_with=self._about(run, keeping),
@@ -232,13 +246,7 @@ class KeepingResults(Recovering):
         if keeping.expiration is not None:
             ended = run.state.timestamp
             expires = None if ended is None else ended + keeping.expiration
-        return {
-            "expires_at": expires,
-            "run_id": str(run.id),
-            "run_name": run.name,
-            "task_name": run.plan.name,
-            "parts": run.key_parts or {},
-        }
+        return {"expires_at": expires, **record_of(run)}
 
     def _note_committed(self, run: TaskRun, key: str | None) -> None:
         keeping = run.plan.keeping
@@ -313,8 +321,6 @@ class KeepingResults(Recovering):
 
 
 def _value_to_write(state: State[Any], keeping: Keeping) -> Any:
-    if not keeping.is_written:
-        return None
     if type(state.data) is Packed and type(keeping.store.serializer) is PickleSerializer:
         return state.data  # as it is: who asks for the value unpickles it, and perhaps nobody does
     return state.value()

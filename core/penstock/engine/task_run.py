@@ -96,7 +96,7 @@ def recall() -> Generator[Command, Any, State[Any] | None]:
 
 def once_more(run: TaskRun, rng: random.Random) -> Life:
     """Live on after the end: the result was lost with the worker that kept it."""
-    text = "its result was lost with the worker that kept it"
+    text: str = run.state.data.how_lost
     yield Log(logging.WARNING, f"Task run is run again: {text}")
     yield Enter(State(SCHEDULED, "ResultLost", text))
     try:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["UNFINISHED", "Buffer", "FileEntry", "FileSystem"]
+__all__ = ["UNFINISHED", "Buffer", "FileEntry", "FileSystem", "Reach"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+Reach: TypeAlias = Literal["process", "machine", "network"]
 
 UNFINISHED = ".penstock-"
 """Begins the name of a file that is being written, and is moved into its place when it is whole."""
@@ -33,7 +34,13 @@ class FileSystem(abc.ABC):
     as a whole or not at all, also when the writer is killed, and whoever reads it meanwhile gets
     what was there before. All methods may be called from several threads and processes at once.
     An instance can be pickled. Making one does no input or output.
+
+    Attributes:
+        reach: from where the same files are seen: this process only, this machine, or any machine
+            on the network. Workers elsewhere use what they reach, and the driver does the rest.
     """
+
+    reach: Reach = "process"
 
     @abc.abstractmethod
     def read_path(self, path: str) -> bytes:

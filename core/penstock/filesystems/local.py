@@ -15,7 +15,7 @@ from penstock.filesystems.base import UNFINISHED, FileEntry, FileSystem
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from penstock.filesystems.base import Buffer
+    from penstock.filesystems.base import Buffer, Reach
 
 __all__ = ["LocalFileSystem"]
 
@@ -38,6 +38,8 @@ class LocalFileSystem(FileSystem):
         >>> files = LocalFileSystem(basepath="~/results")
         >>> files.write_path("day/one.json", b"{}")  # doctest: +SKIP
     """
+
+    reach: Reach = "machine"
 
     def __init__(self, basepath: str | Path | None = None, *, shared: bool = False) -> None:
         self.basepath: Path = Path(basepath if basepath is not None else ".").expanduser().resolve()

@@ -52,6 +52,7 @@ class RemoteFileSystem(FileSystem):
         self.basepath: str = basepath
         self.settings: dict[str, Any] = dict(settings or {})
         self._protocol = protocol
+        self.reach = "process" if protocol == "memory" else "network"
         self._found: tuple[Any, str] | None = None
 
     @property

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import gc
+import pickle
 import time
 import weakref
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ import pytest
 from penstock.task_runners import Packed
 from penstock.testing import subjects
 from penstock.testing.conformance_base import ConformanceChecks, skip_if, skip_unless
+from penstock.testing.harness import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -208,6 +211,29 @@ class OutcomeChecks(ConformanceChecks):
             assert harness.value(harness.outcome(attempt)) == "passed"
             if attempt is not waiting[0]:
                 harness.runner.blocked(waiting[waiting.index(attempt) - 1].id, False)
+
+    def test_large_results_are_stored_where_they_are_made(self, harness: RunnerHarness) -> None:
+        can_store = harness.capabilities.reaches_storage != "nothing"
+        skip_unless(can_store, "reaches_storage")
+        size, file = 5 << 20, harness.directory / "stored"
+        writer = pickle.dumps(functools.partial(subjects.store, str(file)))
+        around = environment()._replace(writer=writer)
+        outcome = harness.run(bytes, size, environment=around, result_on="driver")
+        assert outcome.stored_bytes == file.stat().st_size == size, "stored_bytes is its answer"
+        assert outcome.value is None, "what was stored stays there"
+        small = harness.run(bytes, 10, environment=around)
+        assert small.stored_bytes is None, "a small result goes home"
+        assert harness.value(small) == bytes(10)
+
+    def test_what_cannot_be_stored_goes_home(self, harness: RunnerHarness) -> None:
+        can_store = harness.capabilities.reaches_storage != "nothing"
+        skip_unless(can_store, "reaches_storage")
+        folder = harness.directory  # opened as a file: an error
+        writer = pickle.dumps(functools.partial(subjects.store, str(folder)))
+        around = environment()._replace(writer=writer)
+        outcome = harness.run(bytes, 5 << 20, environment=around, result_on="driver")
+        assert outcome.stored_bytes is None
+        assert len(harness.value(outcome)) == 5 << 20
 
     def test_kept_results_stay_and_feed_the_next(self, harness: RunnerHarness) -> None:
         skip_unless(harness.capabilities.keeps_results, "keeps_results")

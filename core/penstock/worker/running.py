@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import logging
 import pickle
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["INLINE", "KEPT", "PACKED", "RAISED", "Ending", "loading", "run"]
 
+_log = logging.getLogger("penstock.results")
+
 # How a call ended.
 INLINE: Final = 0
 PACKED: Final = 1
 RAISED: Final = 2
 KEPT: Final = 3
+
+STORE_FROM_BYTES: Final = 1_000_000
+"""Whoever has to send so much writes it to a file about as quickly."""
 
 
 class Ending(NamedTuple):
@@ -34,6 +40,7 @@ class Ending(NamedTuple):
             `keep` returned.
         children: the packed descriptions of runs inside of this one; None if there were none.
         error: what the function raised; for this process only.
+        stored_bytes: how large the result is that was stored from here; it is not the payload.
     """
 
     how: int
@@ -41,6 +48,7 @@ class Ending(NamedTuple):
     buffers: list[Any]
     children: bytes | None
     error: BaseException | None
+    stored_bytes: int | None = None
 
 
 Load: TypeAlias = "Callable[[], tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]]"
@@ -48,24 +56,33 @@ Load: TypeAlias = "Callable[[], tuple[Callable[..., Any], tuple[Any, ...], Mappi
 Keep: TypeAlias = "Callable[[Any, packing.Packing], Any]"
 
 
-def run(here: Here, load: Load, variables: bytes | None = None, keep: Keep | None = None) -> Ending:
+def run(
+    here: Here,
+    load: Load,
+    variables: bytes | None = None,
+    writer: bytes | None = None,
+    keep: Keep | None = None,
+) -> Ending:
     """Perform an attempt in a context of its own.
 
     Args:
         here: what the code may know of its attempt.
         load: returns the function and its arguments; raises what unpickling them raises.
         variables: packed pairs of context variables and values to be set.
+        writer: the pickle of what stores a large result: see `penstock.attempt.Environment`.
         keep: is shown a result and its packing, and may leave it here: then it returns what stands
             for it, else None.
     """
     forwarding.running.append(here)
     try:
-        return contextvars.copy_context().run(_run, here, load, variables, keep)
+        return contextvars.copy_context().run(_run, here, load, variables, writer, keep)
     finally:
         forwarding.running.remove(here)
 
 
-def _run(here: Here, load: Load, variables: bytes | None, keep: Keep | None) -> Ending:
+def _run(
+    here: Here, load: Load, variables: bytes | None, writer: bytes | None, keep: Keep | None
+) -> Ending:
     ATTEMPT.set(here)
     try:
         if variables is not None:
@@ -82,16 +99,30 @@ def _run(here: Here, load: Load, variables: bytes | None, keep: Keep | None) -> 
             packed = packing.pack(value)
         except Exception:  # noqa: BLE001  (user code; the text has all that is worth knowing)
             raise TypeError(culprit.explain_value("result", value)) from None
+        stored = None if writer is None else _stored(writer, value, packed)
         kept = None if keep is None else keep(value, packed)
     except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
         return Ending(RAISED, errors.pack_error(error), [], _children(here), error)
     if kept is not None:
-        return Ending(KEPT, kept, [], _children(here), None)
+        return Ending(KEPT, kept, [], _children(here), None, stored)
+    if stored is not None:
+        return Ending(INLINE, None, [], _children(here), None, stored)
     how = INLINE if packed.is_inline else PACKED
     return Ending(how, packed.payload, packed.buffers, _children(here), None)
 
 
 _NO_CAPTURE: Final = contextlib.nullcontext()
+
+
+def _stored(writer: bytes, value: Any, packed: packing.Packing) -> int | None:
+    if packed.is_inline or packed.nbytes < STORE_FROM_BYTES:
+        return None
+    try:
+        stored: int | None = pickle.loads(writer)(value, packed)
+    except Exception as error:  # noqa: BLE001  (the driver does it then, or tells why it cannot)
+        _log.debug("The result is sent home, as it cannot be stored from here: %r", error)
+        return None
+    return stored
 
 
 def _children(here: Here) -> bytes | None:

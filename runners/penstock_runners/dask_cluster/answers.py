@@ -25,7 +25,7 @@ class Answer(NamedTuple):
     left: list[int]
     """Numbers of calls that were not begun."""
     endings: list[tuple[Any, ...]]
-    """Number, how, payload, buffers, seconds, children."""
+    """Number, how, payload, buffers, seconds, children, stored bytes."""
 
     @property
     def kept(self) -> list[str]:
@@ -54,7 +54,7 @@ def outcome_of(
         runner: who keeps results.
         kept: futures of kept results, by key.
     """
-    _, how, payload, buffers, seconds, children = ending
+    _, how, payload, buffers, seconds, children, stored = ending
     error = None
     kind: OutcomeKind = "returned"
     value: Any = payload
@@ -67,4 +67,5 @@ def outcome_of(
     elif how == running.KEPT:
         key, nbytes = payload
         value = KeptOnCluster(nbytes, runner, kept[key], worker.address)
-    return Outcome(attempt_id, kind, value, error, "", True, seconds, worker.label, (), children)
+    label = worker.label
+    return Outcome(attempt_id, kind, value, error, "", True, seconds, label, (), children, stored)

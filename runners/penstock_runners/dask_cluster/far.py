@@ -272,8 +272,9 @@ class _Batch:
         shared: Mapping[str, Any] = {}
         own: tuple[Any, ...] = ()
         variables: bytes | None = None
+        writer: bytes | None = None
         if surroundings is not None:
-            digest, own, variables = surroundings
+            digest, own, variables, writer = surroundings
             shared = _opened(digest, _load_surroundings)
             forwarding.install(shared["levels"], is_own_process=False)
         here = Here(shared, own, self._sender_of_records(number))
@@ -295,12 +296,14 @@ class _Batch:
         began = time.monotonic()
         self.current = number, began
         try:
-            ending = running.run(here, _helping(load), variables, self._keeping(keep_from))
+            keep = self._keeping(keep_from)
+            ending = running.run(here, _helping(load), variables, writer, keep)
         finally:
             self.current = None
         packed = [bytes(buffer) for buffer in ending.buffers]
         seconds = time.monotonic() - began
-        return number, ending.how, ending.payload, packed, seconds, ending.children
+        end = number, ending.how, ending.payload, packed, seconds, ending.children
+        return (*end, ending.stored_bytes)
 
     def _keeping(self, keep_from: int | None) -> Callable[[Any, packing.Packing], Any] | None:
         """Return what leaves a result of at least so many bytes with this worker."""

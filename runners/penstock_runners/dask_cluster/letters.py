@@ -145,7 +145,8 @@ class PostOffice:
         if attempt.environment is not None:
             digest = self._surrounding(attempt.environment.shared)
             parcels.append(digest)
-            surroundings = digest, attempt.environment.own, attempt.environment.variables
+            _, own, variables, writer = attempt.environment
+            surroundings = digest, own, variables, writer
         plain = (
             number,
             function,

@@ -31,8 +31,9 @@ class PackedCall(NamedTuple):
     packing: Packing
     constants: Places
     """Places among the arguments, and the parcels that belong in them."""
-    surroundings: tuple[int, tuple[Any, ...], bytes | None] | None
-    """A parcel that many attempts share, what is this one's own, and its context variables."""
+    surroundings: tuple[int, tuple[Any, ...], bytes | None, bytes | None] | None
+    """A parcel that many attempts share, what is this one's own, its context variables, and what
+    stores its result."""
     needed: list[Parcel]
 
 

@@ -192,7 +192,7 @@ class _Worker:
     def _run_call(self, number: int, call: list[Any], buffers: list[bytearray]) -> None:
         function, payload, _, constants, surroundings = call
         began = time.monotonic()
-        shared, own, variables = _NOWHERE if surroundings is None else surroundings
+        shared, own, variables, writer = _NOWHERE if surroundings is None else surroundings
         if surroundings is not None:
             shared = self._loaded(shared, marshal.loads)
             forwarding.install(shared["levels"], is_own_process=True)
@@ -210,15 +210,24 @@ class _Worker:
 
         if own and own[5]:
             with devices.showing(own):
-                ending = running.run(here, load, variables)
+                ending = running.run(here, load, variables, writer)
         else:
-            ending = running.run(here, load, variables)
+            ending = running.run(here, load, variables, writer)
         self._leave_if_forked(ending.error)
         packed, parts = ending.payload, ending.buffers
         if ending.how == running.RAISED and _size(packed) > packing.LARGE_BYTES:
             packed, parts = None, [marshal.dumps(packed)]
         now, called = time.monotonic(), self._slot.called or began
-        head = (frames.DONE, number, ending.how, packed, called, now - called, ending.children)
+        head = (
+            frames.DONE,
+            number,
+            ending.how,
+            packed,
+            called,
+            now - called,
+            ending.children,
+            ending.stored_bytes,
+        )
         self._outbox.note(head, parts)
 
     def _loaded(self, number: int, load: Callable[[Any], Any]) -> Any:
@@ -254,5 +263,5 @@ def _size(packed: tuple[Any, ...]) -> int:
     return sum(len(one or "") for one in packed)
 
 
-_NOWHERE: Final[tuple[Any, ...]] = ({}, (), None)
+_NOWHERE: Final[tuple[Any, ...]] = ({}, (), None, None)
 """The surroundings of a call that is part of no run."""

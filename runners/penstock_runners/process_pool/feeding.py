@@ -130,7 +130,12 @@ class Feeder:
         if environment is not None:
             shared = self._parcels.surroundings(environment.shared)
             needed.append(shared)
-            surroundings = shared.number, environment.own, environment.variables
+            surroundings = (
+                shared.number,
+                environment.own,
+                environment.variables,
+                environment.writer,
+            )
         return PackedCall(function.number, packing, places, surroundings, needed)
 
     def _pack_beside_constants(

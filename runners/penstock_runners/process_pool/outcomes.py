@@ -18,7 +18,7 @@ def outcome_of(
     attempt: Attempt, head: tuple[Any, ...], buffers: list[bytearray], worker: str
 ) -> Outcome:
     """Return the outcome that a DONE frame tells of."""
-    _, _, how, payload, _, seconds, children = head
+    _, _, how, payload, _, seconds, children, stored = head
     error = None
     if how == running.RAISED:
         error = RemoteError(*(payload if payload is not None else frames.load_head(buffers[0])))
@@ -32,4 +32,4 @@ def outcome_of(
             first, *buffers = buffers
             payload = bytes(first)
         value = Packed(payload, tuple(buffers))
-    return Outcome(attempt.id, kind, value, error, "", True, seconds, worker, (), children)
+    return Outcome(attempt.id, kind, value, error, "", True, seconds, worker, (), children, stored)

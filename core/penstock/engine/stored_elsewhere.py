@@ -1,0 +1,113 @@
+"""Large results that workers store themselves, and read themselves as arguments.
+
+The driver still decides: it says beforehand where a result goes, only where nothing but the outcome
+of the attempt has a say in whether it is stored, and believes that it was when it sees the record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from penstock.attempt import KeptResult
+from penstock.stored_results import ResultWriter, StoredResult
+from penstock.transactions import IsolationLevel
+
+if TYPE_CHECKING:
+    import datetime
+
+    from penstock.attempt import Outcome
+    from penstock.results import ResultStore
+    from penstock.runs import TaskRun
+    from penstock.task_runners import Capabilities
+
+__all__ = ["can_be_read_there", "record_of", "taken", "writer_for"]
+
+_log = logging.getLogger("penstock.engine")
+
+
+def writer_for(run: TaskRun) -> bytes | None:
+    """Return what stores a run's result in its worker, pickled; None if that is the driver's."""
+    keeping, transaction, plan = run.plan.keeping, run.transaction, run.plan
+    if keeping is None or transaction is None or not keeping.is_written:
+        return None
+    if (
+        transaction.parent is not None  # a block decides, later
+        or transaction.isolation_level is IsolationLevel.SERIALIZABLE
+        # A worker that is not ours may outlive the driver, and the lock of the driver's.
+        or keeping.on_commit
+        or keeping.on_rollback
+        or plan.handlers  # they may still make a failure of it
+        or plan.result_on == "driver"
+        or not _reaches(plan.runner.capabilities, keeping.store)
+    ):
+        return None
+    try:
+        return pickle.dumps(
+            ResultWriter(keeping.store, transaction.key, keeping.expiration, record_of(run))
+        )
+    except Exception as error:  # noqa: BLE001  (a file system or a serializer of the user's)
+        _log.debug("Task run %r has its result stored by the driver: %r", run.name, error)
+        return None
+
+
+def record_of(run: TaskRun) -> dict[str, Any]:
+    """Return what the record of a run's result says besides its value."""
+    return {
+        "run_id": str(run.id),
+        "run_name": run.name,
+        "task_name": run.plan.name,
+        "parts": run.key_parts or {},
+    }
+
+
+def taken(run: TaskRun, outcome: Outcome, began_at: datetime.datetime) -> Outcome:
+    """Return the outcome of an attempt whose worker says that it has stored the result.
+
+    Args:
+        run: of the attempt.
+        outcome: of the attempt; `stored_bytes` is not None.
+        began_at: when the attempt began, by the driver's clock.
+
+    Returns:
+        The outcome with what stands for the result, which the driver does not store again; or,
+        where the record cannot be found, a ``lost`` one, unless the worker has the result as well.
+    """
+    keeping, transaction = run.plan.keeping, run.transaction
+    assert keeping is not None
+    store, key = keeping.store, transaction.key
+    found = store.read_metadata(key)
+    if found is None or (found.run_id != str(run.id) and found.created_at < began_at):
+        if isinstance(outcome.value, KeptResult):
+            return outcome  # it comes home from there
+        # Its workers do not see the same files after all. From now on the driver stores.
+        handle = run.plan.runner
+        handle.capabilities = dataclasses.replace(handle.capabilities, reaches_storage="nothing")
+        reason = (
+            f"it has stored its result in {store!r}, and no such record is seen from here; from "
+            "now on, results of this task runner are stored by the driver"
+        )
+        return outcome._replace(kind="lost", reason=reason)
+    transaction.write_on_commit = False
+    if isinstance(outcome.value, KeptResult):
+        return outcome
+    stored = StoredResult(store, key, outcome.stored_bytes or 0, is_read_anew=not keeping.in_memory)
+    return outcome._replace(value=stored)
+
+
+def can_be_read_there(stored: StoredResult, capabilities: Capabilities) -> bool:
+    """Whether workers can read a stored result themselves; raises `LookupError` if it is lost."""
+    if not (capabilities.pickles and _reaches(capabilities, stored.runner)):
+        return False
+    if not stored.is_there():
+        raise LookupError(stored.how_lost)
+    return True
+
+
+def _reaches(capabilities: Capabilities, store: ResultStore) -> bool:
+    if capabilities.shares_workers and store.is_signed:  # the key is nobody else's
+        return False
+    reach = store.filesystem.reach
+    return reach != "process" and capabilities.reaches_storage in (reach, "machine")

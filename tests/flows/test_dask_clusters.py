@@ -149,6 +149,22 @@ def test_a_class_of_clusters_is_made_and_closed_for_the_flow() -> None:
     assert CountedCluster.lives[-1] == "closed"
 
 
+def test_workers_may_be_jobs_of_a_batch_system(tmp_path: pathlib.Path) -> None:
+    """As with `dask_jobqueue:SLURMCluster`, but for the queue: the job is a shell script here."""
+    runner = DaskTaskRunner(
+        cluster_class="dask_jobqueue.local:LocalCluster",
+        cluster_kwargs={
+            "cores": 1,
+            "memory": "1GB",
+            "processes": 1,
+            "log_directory": str(tmp_path),
+            "scheduler_options": NO_DASHBOARD,
+        },
+        adapt_kwargs={"minimum": 1, "maximum": 2},
+    )
+    assert doubled(runner) == DOUBLED
+
+
 def test_a_class_named_by_its_place_scales_from_nothing_and_holds_its_floor() -> None:
     runner = DaskTaskRunner(
         cluster_class="distributed:LocalCluster",

@@ -77,6 +77,8 @@ class TransactionState(enum.Enum):
     ROLLED_BACK = "ROLLED_BACK"
 
 
+_SAY_ALL = (SerializationError, OSError, ImportError)
+"""What a store raises whose text is enough: a full disk, no access, a package that is missing."""
 _ENDED = (TransactionState.COMMITTED, TransactionState.ROLLED_BACK)
 
 
@@ -195,18 +197,8 @@ class TransactionCourse:
             if self.key and self.store is not None and self.write_on_commit:
                 key, store = self.key, self.store
                 yield UseStore(lambda: store.write(key, self._staged, **self._written_with))
-        except SerializationError as error:
-            self._tell(
-                logging.WARNING,
-                "The result of the transaction %r cannot be stored, so it is not committed; "
-                "the run goes on: %s",
-                self.key,
-                error,
-            )
-            yield from self._rolling_back()
-            return False
         except Exception as error:  # noqa: BLE001  (the work is done; the log tells)
-            self._tell(logging.ERROR, "The transaction %r was not committed", self.key, error=error)
+            self._tell_why_not(error)
             yield from self._rolling_back()
             return False
         finally:
@@ -248,6 +240,21 @@ class TransactionCourse:
             self._tell(logging.ERROR, "%s hook %r failed", kind.capitalize(), name, error=error)
             raise
         self._tell(logging.INFO, "%s hook %r finished", kind.capitalize(), name)
+
+    def _tell_why_not(self, error: Exception) -> None:
+        """Say why it was not committed; a hook's error has been told with its traceback."""
+        if error in self.hook_errors:
+            self._tell(logging.ERROR, "The transaction %r was not committed: %r", self.key, error)
+        elif isinstance(error, _SAY_ALL):
+            self._tell(
+                logging.WARNING,
+                "The result of the transaction %r cannot be stored, so it is not committed; "
+                "the run goes on: %s",
+                self.key,
+                error if isinstance(error, SerializationError) else _with_type(error),
+            )
+        else:
+            self._tell(logging.ERROR, "The transaction %r was not committed", self.key, error=error)
 
     def _tell(
         self, level: int, line: str, *values: Any, error: BaseException | None = None
@@ -298,3 +305,7 @@ class TransactionCourse:
             is_last = not root._locks[lock]
         if is_last:
             manager.release_lock(self.key, root._holder)
+
+
+def _with_type(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -232,7 +232,7 @@ def test_061_the_result_of_a_flow_that_cannot_be_stored_is_a_warning(log: Log) -
     assert any("The flow's result cannot be stored" in line for line in log.lines)
 
 
-def test_a_store_that_cannot_be_written_to_is_an_error_in_the_log(
+def test_a_store_that_cannot_be_written_to_is_a_warning_and_the_run_completes(
     tmp_path: pathlib.Path, log: Log
 ) -> None:
     (tmp_path / "file").touch()
@@ -242,7 +242,32 @@ def test_a_store_that_cannot_be_written_to_is_an_error_in_the_log(
         return add.with_options(persist_result=True, result_storage=tmp_path / "file" / "x")(1)
 
     assert body() == 2
-    assert any("was not committed" in line for line in log.lines)
+    (line,) = [line for line in log.lines if "cannot be stored" in line]
+    assert line.startswith("WARNING")
+    assert "NotADirectoryError" in line
+    assert "Traceback" not in line, "the text of the error says it all"
+
+
+class Broken(LocalFileSystem):
+    def write_parts(self, path: Any, parts: Any) -> str:
+        raise RuntimeError("a fault of its own")
+
+
+@pytest.mark.parametrize("is_submitted", [True, False])
+def test_a_fault_of_a_store_is_shown_with_its_traceback_and_nothing_before_it(
+    tmp_path: pathlib.Path, log: Log, is_submitted: bool
+) -> None:
+    keep = add.with_options(persist_result=True, result_storage=Broken(tmp_path))
+
+    @flow
+    def body() -> int:
+        return keep.submit(1).result() if is_submitted else keep(1)
+
+    assert body() == 2
+    (line,) = [line for line in log.lines if "was not committed" in line]
+    assert line.startswith("ERROR")
+    assert line.count("Traceback") == 1
+    assert line.endswith("RuntimeError: a fault of its own")
 
 
 # --- under which key -----------------------------------------------------------------------

@@ -243,8 +243,23 @@ def test_a_store_that_fails_rolls_it_back_with_the_error_in_the_log(
         told.stage(txn, "a")
     assert txn.is_rolled_back()
     assert told.lines == ["commit a", "undo a"]
-    assert caplog.records[-1].exc_info is not None
-    assert "'key' was not committed" in caplog.messages[-1]
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "'key' cannot be stored, so it is not committed" in warning.getMessage()
+    assert "FileExistsError" in warning.getMessage() or "NotADirectory" in warning.getMessage()
+
+
+def test_the_error_of_a_commit_hook_is_shown_with_its_traceback_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(txn: Transaction) -> None:
+        raise ValueError("of the hook")
+
+    with transaction() as txn:
+        txn.stage(None, on_commit=[fail])
+    first, second = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert first.exc_info is not None
+    assert second.exc_info is None
+    assert second.getMessage().endswith("was not committed: ValueError('of the hook')")
 
 
 # --- one in another --------------------------------------------------------------------

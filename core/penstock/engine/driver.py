@@ -189,6 +189,7 @@ class Engine(Cancelling):
             if run.state.is_final():
                 return  # cancelled by one of its own hooks
             life = run.life = task_run(run, self.rng)  # type: ignore[arg-type]  # no flow run
+        fault: Exception | None
         try:
             while True:
                 command: Any = life.send(answer) if error is None else life.throw(error)
@@ -223,12 +224,15 @@ class Engine(Cancelling):
                 if run.life is None:
                     return  # cancelled by the very function that was called for it
         except StopIteration:
-            self.finish(run)
+            fault = None
         except Exception as problem:  # noqa: BLE001  (a fault of ours must not lose the run)
-            _log.exception("The life of %r ended by a fault", run.name)
+            fault = problem
+        if fault is not None:
+            _log.error("The life of %r ended by a fault", run.name, exc_info=fault)
             if not run.state.is_final():
-                self.break_off(run, problem)
-            self.finish(run)
+                self.break_off(run, fault)
+        # Not while an exception is handled: it would stand above what goes wrong from here on.
+        self.finish(run)
 
     def _sleep(self, run: Run, seconds: float) -> None:
         self._sleepers.add(run)

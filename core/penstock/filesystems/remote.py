@@ -14,6 +14,8 @@ from penstock.filesystems.base import UNFINISHED, FileEntry, FileSystem
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from penstock.filesystems.base import Reach
+
 __all__ = ["RemoteFileSystem"]
 
 _PUT_AS_A_WHOLE = frozenset({
@@ -52,7 +54,7 @@ class RemoteFileSystem(FileSystem):
         self.basepath: str = basepath
         self.settings: dict[str, Any] = dict(settings or {})
         self._protocol = protocol
-        self.reach = "process" if protocol == "memory" else "network"
+        self.reach: Reach = "process" if protocol == "memory" else "network"
         self._found: tuple[Any, str] | None = None
 
     @property

@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from penstock.results import ResultStore
     from penstock.worker.packing import Packing
 
-__all__ = ["ResultWriter", "StoredResult"]
+__all__ = ["ResultWriter", "StoredResult", "StoredResultLost"]
 
 # The expiry is for those who look for a result, not for the run that has it.
 _BEFORE_ANY_EXPIRY = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+
+
+class StoredResultLost(LookupError):
+    """A result cannot be read from its store."""
 
 
 class ResultWriter(NamedTuple):
@@ -91,6 +95,19 @@ class StoredResult(KeptResult):
         """Whether the value can be had; the record is looked at, and not read."""
         return bool(self._made_again) or self.runner.read_metadata(self.key) is not None
 
+    def is_as_written(self) -> bool:
+        """Whether the value can be read here; all of it is checked, and no code of it runs."""
+        found = None if self._made_again else self.runner.examine(self.key)
+        return bool(self._made_again) or (found is not None and found.metadata is not None)
+
+    def bring_home(self) -> None:
+        """Have the value in memory from now on.
+
+        Raises:
+            LookupError: it cannot be read.
+        """
+        self._made_again = [self.fetch()]
+
     def superseded_by(self, value: Any) -> None:
         """Stand for the same value made again. One that is read anew is where it was."""
         if not self.is_read_anew:
@@ -105,7 +122,7 @@ class StoredResult(KeptResult):
 def _read(store: ResultStore, key: str) -> Any:
     record = store.read(key, now=_BEFORE_ANY_EXPIRY)
     if record is None:
-        raise LookupError(
+        raise StoredResultLost(
             f"the result with the key {key!r} is not in its store any more, and was kept nowhere "
             "else"
         )

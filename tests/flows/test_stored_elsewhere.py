@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,8 +15,6 @@ from penstock.settings import current
 from penstock.stored_results import StoredResult
 
 if TYPE_CHECKING:
-    import pathlib
-
     from tests.flows.conftest import Log
 
 pytestmark = pytest.mark.usefixtures("sent_by_value")
@@ -25,6 +24,14 @@ SIZE = 3_000_000
 
 def the_store() -> ResultStore:
     return ResultStore(current().results_local_storage_path)
+
+
+def damage_records() -> None:
+    """Change one byte of the value of every record, as a bad disk would."""
+    for path in pathlib.Path(current().results_local_storage_path).glob("*.record"):
+        content = bytearray(path.read_bytes())
+        content[-100] ^= 1
+        path.write_bytes(content)
 
 
 @task(cache_policy=INPUTS)
@@ -86,7 +93,7 @@ def test_a_folder_that_the_worker_may_not_write_to_is_told_of_by_the_driver(
         return make.with_options(result_storage=place).submit(b"a").result()
 
     assert main() == b"a" * SIZE, "the work is done"
-    assert any("was not committed" in line for line in log.lines)
+    assert any("cannot be stored" in line for line in log.lines)
 
 
 def test_a_result_that_was_deleted_before_anybody_had_it_is_made_again() -> None:
@@ -99,6 +106,20 @@ def test_a_result_that_was_deleted_before_anybody_had_it_is_made_again() -> None
         return [state.name for state in future.run.states]
 
     assert main()[-3:] == ["ResultLost", "Running", "Completed"]
+
+
+def test_one_that_is_damaged_when_the_next_worker_reads_it_is_made_again() -> None:
+    @flow(task_runner="process:1")
+    def main() -> tuple[int, list[str]]:
+        future = make.submit(b"a")
+        future.wait()
+        damage_records()
+        size, _ = look.submit(future).result()
+        return size, [state.name for state in future.run.states]
+
+    size, states = main()
+    assert size == SIZE
+    assert states[-3:] == ["ResultLost", "Running", "Completed"]
 
 
 def test_on_a_local_dask_cluster_it_is_stored_and_stays_with_the_worker() -> None:

@@ -8,22 +8,25 @@ from __future__ import annotations
 import dataclasses
 import pickle
 from typing import TYPE_CHECKING, Any
+from unittest.mock import ANY
 
 import pytest
 from tests.support import KeptUntilLost
 
 from penstock import PenstockFuture, State, task
+from penstock.attempt import RemoteError
 from penstock.cache_policies import INPUTS
 from penstock.filesystems import FileSystem, LocalFileSystem, RemoteFileSystem
 from penstock.results import ResultStore
 from penstock.settings import current
 from penstock.states import Completed
-from penstock.stored_results import StoredResult
+from penstock.stored_results import StoredResult, StoredResultLost
 from penstock.task_runners import Attempt, Capabilities, Outcome
 from penstock.testing import ManualTaskRunner
 from penstock.testing.utilities import EngineForTest, engine_for_test
 from penstock.transactions import transaction
 from penstock.worker import packing
+from penstock.worker.errors import pack_error
 
 if TYPE_CHECKING:
     import pathlib
@@ -43,6 +46,9 @@ class WorkersElsewhere(ManualTaskRunner):
 
     def report_stored(self, attempt_id: int, stored_bytes: int, value: Any = None) -> None:
         self._end(Outcome(attempt_id, "returned", value, stored_bytes=stored_bytes))
+
+    def report_error(self, attempt_id: int, error: RemoteError) -> None:
+        self._end(Outcome(attempt_id, "raised", error=error))
 
 
 class Bench:
@@ -200,6 +206,84 @@ def test_a_lost_record_is_made_again_for_who_needs_it_and_then_kept_in_memory(
     bench.finish("again")
     assert bench.attempt().args == ("again",)
     assert names(future)[-3:] == ["ResultLost", "Running", "Completed"]
+
+
+def read_as_a_worker_does(bench: Bench) -> None:
+    """Read the arguments of the attempt, and report what a worker reports if that fails."""
+    attempt = bench.attempt()
+    try:
+        pickle.loads(pickle.dumps(attempt.args))
+    except LookupError as error:
+        bench.runner.report_error(attempt.id, RemoteError(*pack_error(error)))
+        bench.bench.drain()
+
+
+def damage(store: ResultStore) -> None:
+    """Change one byte of the value of every record, as a bad disk would."""
+    for each in store.survey():
+        content = bytearray(store.filesystem.read_path(each.entry.path))
+        content[-100] ^= 1
+        store.filesystem.write_path(each.entry.path, bytes(content))
+
+
+def test_a_record_that_its_reader_finds_damaged_is_made_again(bench: Bench) -> None:
+    future = make.submit()
+    bench.store()
+    using = use.submit({"deep": [future]})
+    damage(the_store())
+    read_as_a_worker_does(bench)
+    assert bench.attempt().name == "make-0"
+    bench.finish("again")
+    assert bench.attempt().args == ({"deep": [ANY]},)
+    assert pickle.loads(pickle.dumps(bench.attempt().args)) == ({"deep": ["again"]},)
+    bench.finish("used")
+    assert (names(using)[-1], names(future)[-1]) == ("Completed", "Completed")
+
+
+def test_a_record_that_was_lost_on_the_way_after_its_value_came_home_is_sent_as_the_value(
+    bench: Bench,
+) -> None:
+    future = make.submit()
+    bench.store()
+    use.submit(future)
+    assert future.result() == LARGE
+    damage(the_store())
+    read_as_a_worker_does(bench)
+    assert pickle.loads(pickle.dumps(bench.attempt().args)) == (LARGE,)
+    assert names(future)[-1] == "Completed", "it was not made again"
+
+
+def test_who_reads_it_and_does_not_see_the_same_files_is_sent_the_value(bench: Bench) -> None:
+    future = make.submit()
+    bench.store()
+    using = use.submit(future)
+    error = StoredResultLost(f"the result with the key {future.run.state.data.key!r} is not there")
+    bench.runner.report_error(bench.attempt().id, RemoteError(*pack_error(error)))
+    bench.bench.drain()
+    assert pickle.loads(pickle.dumps(bench.attempt().args)) == (LARGE,)
+    bench.finish("used")
+    assert names(using)[-1] == "Completed"
+    make.submit(2)
+    assert writer_of(bench.attempt()) is None, "the driver stores from now on"
+
+
+def test_an_error_about_another_result_is_the_functions_own(bench: Bench) -> None:
+    future = make.submit()
+    bench.store()
+    using = use.submit(future)
+    error = StoredResultLost("the result with the key 'another' is not there")
+    bench.runner.report_error(bench.attempt().id, RemoteError(*pack_error(error)))
+    bench.bench.drain()
+    assert names(using)[-1] == "Failed"
+
+
+def test_a_result_that_is_replaced_in_the_store_stays_that_of_its_run(bench: Bench) -> None:
+    first = make.submit()
+    bench.store()
+    second = make.with_options(refresh_cache=True).submit()
+    bench.store(b"y" * 2_000_000)
+    assert first.result() == LARGE
+    assert second.result() == b"y" * 2_000_000
 
 
 # --- when it is not believed ----------------------------------------------------------------

@@ -9,6 +9,7 @@ from penstock.attempt import Outcome
 from penstock.engine import interrupts
 from penstock.engine.commands import Report
 from penstock.engine.keeping import KeepingResults
+from penstock.engine.stored_elsewhere import with_lost_inputs
 from penstock.remote_runs import revived
 from penstock.states import State, StateType
 from penstock.tracebacks import cut_own_frames
@@ -107,6 +108,8 @@ class Attempts(KeepingResults):
             for child in revived(pickle.loads(outcome.children), run):
                 self.count_in(child)
                 self.close_books(child)
+        if outcome.kind == "raised" and run.upstream:
+            outcome = with_lost_inputs(run, outcome)
         starting, run.starting = run.starting, None
         if starting is not None and outcome.began is False:
             run.run_count -= 1

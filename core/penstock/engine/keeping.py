@@ -18,7 +18,7 @@ from penstock.attempt import Packed
 from penstock.engine import single_flight
 from penstock.engine.commands import AGAIN, BUSY
 from penstock.engine.recovery import Recovering
-from penstock.engine.stored_elsewhere import record_of, taken
+from penstock.engine.stored_elsewhere import keep_apart, record_of, taken
 from penstock.exceptions import SerializationError, UnhashableInputError
 from penstock.logging import run_logger
 from penstock.runs import FlowRun, TaskRun
@@ -99,6 +99,8 @@ class KeepingResults(Recovering):
             keeping.store.check_safe()
         if seen is not None:  # now, as the function may change its arguments
             run.key_parts = keeping.stored_parts(seen)
+        if key is not None:
+            keep_apart(keeping.store, key)
         if isolation is None:
             isolation = around.isolation_level if around else IsolationLevel.READ_COMMITTED
         transaction = TaskTransaction(

@@ -9,23 +9,41 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pickle
+import weakref
 from typing import TYPE_CHECKING, Any
 
-from penstock.attempt import KeptResult
-from penstock.stored_results import ResultWriter, StoredResult
+from penstock.attempt import KeptResult, RemoteError
+from penstock.states import StateType
+from penstock.stored_results import ResultWriter, StoredResult, StoredResultLost
 from penstock.transactions import IsolationLevel
 
 if TYPE_CHECKING:
     import datetime
 
     from penstock.attempt import Outcome
+    from penstock.engine.dispatch import RunnerHandle
+    from penstock.filesystems import FileSystem
     from penstock.results import ResultStore
-    from penstock.runs import TaskRun
+    from penstock.runs import Run, TaskRun
     from penstock.task_runners import Capabilities
 
-__all__ = ["can_be_read_there", "record_of", "taken", "writer_for"]
+__all__ = [
+    "can_be_read_there",
+    "keep_apart",
+    "record_of",
+    "taken",
+    "with_lost_inputs",
+    "writer_for",
+]
 
 _log = logging.getLogger("penstock.engine")
+
+_LOST = f"{StoredResultLost.__module__}.{StoredResultLost.__qualname__}"
+
+_by_place: weakref.WeakValueDictionary[tuple[FileSystem, str], StoredResult] = (
+    weakref.WeakValueDictionary()
+)
+"""Results of this process that only their stores have, as far as is known."""
 
 
 def writer_for(run: TaskRun) -> bytes | None:
@@ -83,8 +101,7 @@ def taken(run: TaskRun, outcome: Outcome, began_at: datetime.datetime) -> Outcom
         if isinstance(outcome.value, KeptResult):
             return outcome  # it comes home from there
         # Its workers do not see the same files after all. From now on the driver stores.
-        handle = run.plan.runner
-        handle.capabilities = dataclasses.replace(handle.capabilities, reaches_storage="nothing")
+        _note_apart(run.plan.runner)
         reason = (
             f"it has stored its result in {store!r}, and no such record is seen from here; from "
             "now on, results of this task runner are stored by the driver"
@@ -94,7 +111,73 @@ def taken(run: TaskRun, outcome: Outcome, began_at: datetime.datetime) -> Outcom
     if isinstance(outcome.value, KeptResult):
         return outcome
     stored = StoredResult(store, key, outcome.stored_bytes or 0, is_read_anew=not keeping.in_memory)
+    if keeping.in_memory:
+        _by_place[store.filesystem, key] = stored
     return outcome._replace(value=stored)
+
+
+def keep_apart(store: ResultStore, key: str) -> None:
+    """A run is to write what an earlier one may have nowhere else: take that into memory."""
+    stored = _by_place.pop((store.filesystem, key), None)
+    if stored is None:
+        return
+    try:
+        stored.bring_home()
+    except Exception as error:  # noqa: BLE001  (who asks for it finds that it is lost)
+        _log.debug("The result %r was not read before it is replaced: %r", key, error)
+
+
+def with_lost_inputs(run: Run, outcome: Outcome) -> Outcome:
+    """Return the outcome of an attempt, which is ``lost`` if stored arguments could not be read.
+
+    They are made again then. If they can be read here, and their worker does not see the same
+    files after all, their values are sent from now on.
+    """
+    error = outcome.error
+    if type(error) is not RemoteError or error.type_name != _LOST:
+        return outcome
+    arguments = _stored_in([*run.args, *run.kwargs.values()], [], set())
+    asked_for = [each for each in arguments if repr(each.key) in error.message]
+    lost: list[StoredResult] = []
+    try:
+        for each in asked_for:
+            producer: Run | None = None if each.producer is None else each.producer()
+            if each.is_as_written():
+                each.bring_home()
+                _note_apart(run.plan.runner)
+            elif producer is None:
+                return outcome  # nobody can make it again
+            elif producer.state.type is StateType.COMPLETED and producer.state.data is not each:
+                each.superseded_by(producer.state.value())  # somebody has asked for it meanwhile
+            else:
+                lost.append(each)
+    except Exception as problem:  # noqa: BLE001  (the store's: the error is told as it is)
+        _log.debug("Arguments of %r cannot be looked at: %r", run.name, problem)
+        return outcome
+    if not asked_for:
+        return outcome  # the function has asked for another
+    return outcome._replace(
+        kind="lost",
+        error=None,
+        reason="an argument could not be read from its store",
+        began=None if run.starting is None else False,
+        lost_inputs=tuple(lost),
+    )
+
+
+def _stored_in(value: Any, found: list[StoredResult], seen: set[int]) -> list[StoredResult]:
+    """Add what stands in the places of futures to `found`, and return that."""
+    if isinstance(value, StoredResult):
+        found.append(value)
+    elif isinstance(value, (list, tuple, set, frozenset, dict)) and id(value) not in seen:
+        seen.add(id(value))
+        for item in value.values() if isinstance(value, dict) else value:
+            _stored_in(item, found, seen)
+    return found
+
+
+def _note_apart(handle: RunnerHandle) -> None:
+    handle.capabilities = dataclasses.replace(handle.capabilities, reaches_storage="nothing")
 
 
 def can_be_read_there(stored: StoredResult, capabilities: Capabilities) -> bool:

@@ -26,10 +26,10 @@ import enum
 import logging
 import threading
 import uuid
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from penstock._transaction_steps import RunHook, TakeLock, UseStore
-from penstock.exceptions import SerializationError
+from penstock.exceptions import DefinitionError, SerializationError
 from penstock.storage_choice import store_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from penstock.locking import LockManager
     from penstock.results import ResultRecord, ResultStore
 
-__all__ = ["CommitMode", "IsolationLevel", "TransactionCourse", "TransactionState"]
+__all__ = ["CommitMode", "IsolationLevel", "TransactionCourse", "TransactionState", "choice_of"]
 
 Hook: TypeAlias = "Callable[[Any], Any]"
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[Any]"
@@ -67,6 +67,24 @@ class CommitMode(enum.Enum):
     """With the one around it, or by `commit()`; if neither happens it is rolled back."""
 
 
+Choice = TypeVar("Choice", CommitMode, IsolationLevel)
+
+
+def choice_of(kind: type[Choice], given: Any, option: str) -> Choice | None:
+    """Return a member by itself or by its name in any case, as people write it.
+
+    Raises:
+        DefinitionError: there is none of that name.
+    """
+    if given is None or isinstance(given, kind):
+        return given
+    try:
+        return kind[str(getattr(given, "name", given)).upper()]
+    except KeyError:
+        known = ", ".join(each.name for each in kind)
+        raise DefinitionError(f"{option} is one of {known}, not {given!r}") from None
+
+
 class TransactionState(enum.Enum):
     """How far a transaction is."""
 
@@ -89,8 +107,8 @@ class TransactionCourse:
         self,
         key: str | None = None,
         store: ResultStore | None = None,
-        commit_mode: CommitMode | None = None,
-        isolation_level: IsolationLevel | None = None,
+        commit_mode: CommitMode | str | None = None,
+        isolation_level: IsolationLevel | str | None = None,
         *,
         overwrite: bool = False,
         write_on_commit: bool = True,
@@ -99,8 +117,10 @@ class TransactionCourse:
     ) -> None:
         self.key = key
         self.store: ResultStore | None = store
-        self.commit_mode: CommitMode | None = commit_mode
-        self.isolation_level: IsolationLevel | None = isolation_level
+        self.commit_mode: CommitMode | None = choice_of(CommitMode, commit_mode, "commit_mode")
+        self.isolation_level: IsolationLevel | None = choice_of(
+            IsolationLevel, isolation_level, "isolation_level"
+        )
         self.overwrite = overwrite
         self.write_on_commit = write_on_commit
         self.logger: Logger | None = logger

@@ -347,11 +347,17 @@ def _parts(policy: CachePolicy) -> Iterable[CachePolicy]:
     return (_with_options(policy, (None, None, None), anew=True),)
 
 
+def _agree(option: str, one: Any, other: Any) -> bool:
+    if option == "isolation_level":  # a member, or its name in any case
+        one, other = (str(getattr(each, "name", each)).upper() for each in (one, other))
+    return bool(one == other)
+
+
 def _one_wish(option: str, policies: Iterable[CachePolicy]) -> Any:
     chosen: Any = None
     for policy in policies:
         wish = getattr(policy, option)
-        if chosen is not None and wish is not None and wish != chosen:
+        if chosen is not None and wish is not None and not _agree(option, wish, chosen):
             raise ValueError(
                 f"cache policies with different {option}s cannot be added: "
                 f"{reprlib.repr(chosen)} and {reprlib.repr(wish)}"

@@ -37,6 +37,7 @@ from penstock.engine.visiting import engine_for
 from penstock.exceptions import NotSupportedError
 from penstock.futures import PenstockFuture
 from penstock.hooks import finish
+from penstock.keeping import check_storage
 from penstock.logging import configure, prepare_to_log, run_logger
 from penstock.options import (
     FlowOptions,
@@ -104,6 +105,7 @@ class Flow(Definition[P, R_co]):
         for tag, limit in (get("tag_limits") or {}).items():
             checked_limit(limit, f"the limit of tag {tag!r}", owner)
         self._on_exit: Literal["wait", "cancel"] = checked_exit(get("on_exit"), owner)
+        check_storage(self.options, owner)
         self._run_name = self._compiled_run_name(get("flow_run_name"), owner)
         checks = get("validate_parameters")
         self._check = ParameterCheck(self.fn, self.signature, self.name)

@@ -84,7 +84,9 @@ def _hash(value: object, place: str, way_out: str) -> str:
         raise UnhashableInputError(_reason(error, place, way_out)) from None
     except RecursionError:
         raise UnhashableInputError(
-            f"{place} cannot be part of a cache key: it is nested too deeply"
+            f"{place} cannot be part of a cache key: it is nested too deeply. Ways out: {way_out}, "
+            f"give {type(value).__name__} a method __stable_hash__(), or give the task a "
+            "cache_key_fn."
         ) from None
     return digest(_FORMAT + encoded).hex()
 

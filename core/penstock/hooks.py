@@ -30,6 +30,7 @@ __all__ = [
     "adapt_hook",
     "adapt_retry_condition",
     "adapt_state_handler",
+    "adapt_transaction_hook",
     "as_callables",
     "finish",
 ]
@@ -202,6 +203,31 @@ def adapt_retry_condition(fn: object) -> RetryCondition:
     return condition
 
 
+def adapt_transaction_hook(fn: object, *, option: str) -> Callable[[Any], Any]:
+    """Return `fn` as a function of the transaction; it may take nothing.
+
+    Raises:
+        HookSignatureError: Not a callable, or it needs other arguments.
+    """
+    if not callable(fn):
+        raise HookSignatureError(f"{option} takes functions of the transaction, not {fn!r}")
+    signature = _signature_of(fn)
+    if signature is None or _takes(signature, 1):
+        return fn
+    if not _takes(signature, 0):
+        raise HookSignatureError(
+            f"{option} of a task: {_name_of(fn)}{signature} asks for arguments that nobody "
+            "passes. It may take the transaction, or nothing."
+        )
+    callback: Callable[[], Any] = fn
+
+    def hook(_: Any) -> Any:
+        return callback()
+
+    _name_after(hook, callback)
+    return hook
+
+
 def as_callables(value: object, option: str) -> tuple[Callable[..., Any], ...]:
     """Return the callables of an option that takes none, one or several.
 
@@ -353,6 +379,14 @@ def _shared(required: list[Parameter], offer: _Offer, taken: set[Part]) -> tuple
 
 
 # --- small things ------------------------------------------------------------------------
+
+
+def _takes(signature: Signature, count: int) -> bool:
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
 
 
 def _exception_of(state: Any) -> BaseException | None:

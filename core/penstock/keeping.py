@@ -5,26 +5,29 @@ from __future__ import annotations
 import dataclasses
 import re
 import string
-import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.cache_policies import DEFAULT, NO_CACHE, CachePolicy
 from penstock.cache_policy import SeenKey
 from penstock.exceptions import DefinitionError, NameTemplateError
+from penstock.filesystems import filesystem_of
 from penstock.key_parts import KeyPart, KeyParts, cut
+from penstock.results import ResultStore
+from penstock.serializers import Serializer
 from penstock.storage_choice import store_of
-from penstock.transactions import IsolationLevel
+from penstock.tracebacks import warn_caller
+from penstock.transactions import IsolationLevel, choice_of
 
 if TYPE_CHECKING:
     import datetime
     from collections.abc import Callable, Mapping
 
-    from penstock.results import ResultStore
     from penstock.settings import Settings
 
 __all__ = [
     "Keeping",
     "TaskRunView",
+    "check_storage",
     "check_template",
     "keeping_of",
     "policy_of",
@@ -144,32 +147,66 @@ def policy_of(options: Mapping[str, Any], owner: str) -> CachePolicy | None:
     policy: Any = options.get("cache_policy")
     key_fn: Callable[..., Any] | None = options.get("cache_key_fn")
     if policy is not None and not isinstance(policy, CachePolicy):
-        raise DefinitionError(f"{owner}: cache_policy is a CachePolicy, not {policy!r}")
+        is_class = isinstance(policy, type) and issubclass(policy, CachePolicy)
+        advice = f"; make one of it: {policy.__name__}()" if is_class else ""
+        raise DefinitionError(f"{owner}: cache_policy is a CachePolicy, not {policy!r}{advice}")
     if not (key_fn is None or callable(key_fn)):
         raise DefinitionError(f"{owner}: cache_key_fn is a function, not {key_fn!r}")
     if key_fn is not None:
         if policy is not None:
-            warnings.warn(
-                f"{owner} has both cache_policy and cache_key_fn: the function counts",
-                stacklevel=2,
-            )
+            warn_caller(f"{owner} has both cache_policy and cache_key_fn: the function counts")
         made: CachePolicy = CachePolicy.from_cache_key_fn(key_fn)
         return made
     if options.get("result_storage_key") is not None:
         if policy not in (None, NO_CACHE):
-            warnings.warn(
-                f"{owner} has both cache_policy and result_storage_key: the key counts",
-                stacklevel=2,
-            )
+            warn_caller(f"{owner} has both cache_policy and result_storage_key: the key counts")
         return NO_CACHE
     found: CachePolicy | None = policy
     if found is not None and options.get("persist_result") is False:
-        warnings.warn(
+        warn_caller(
             f"{owner} has a cache_policy and persist_result=False, so nothing is cached; leave "
-            "persist_result out",
-            stacklevel=2,
+            "persist_result out"
         )
     return found
+
+
+def check_storage(options: Mapping[str, Any], owner: str) -> None:
+    """Refuse options for results that could never be used. A serializer may yet get its name.
+
+    Raises:
+        DefinitionError: one of them, or of those of the policy, is of another kind.
+    """
+    policy: Any = options.get("cache_policy")
+    places = {"result_storage": options.get("result_storage")}
+    if isinstance(policy, CachePolicy):
+        places["the key_storage of its cache_policy"] = policy.key_storage
+        _checked_wishes(policy, owner)
+    for option, place in places.items():
+        if place is None or isinstance(place, ResultStore):
+            continue
+        try:
+            filesystem_of(place)
+        except TypeError as error:
+            raise DefinitionError(f"{owner}: {option}: {error}") from None
+    serializer = options.get("result_serializer")
+    if not (serializer is None or isinstance(serializer, (str, Serializer))):
+        raise DefinitionError(
+            f"{owner}: result_serializer is a name or a penstock.serializers.Serializer, "
+            f"not {serializer!r}"
+        )
+
+
+def _checked_wishes(policy: CachePolicy, owner: str) -> None:
+    try:
+        choice_of(IsolationLevel, policy.isolation_level, "the isolation_level of its cache_policy")
+    except DefinitionError as error:
+        raise DefinitionError(f"{owner}: {error}") from None
+    locks = policy.lock_manager
+    if not (locks is None or callable(getattr(locks, "acquire_lock", None))):
+        raise DefinitionError(
+            f"{owner}: the lock_manager of its cache_policy is a penstock.locking.LockManager, "
+            f"not {locks!r}"
+        )
 
 
 def keeping_of(
@@ -218,7 +255,7 @@ def keeping_of(
         key_template=options.get("result_storage_key"),
         expiration=expiration,
         refresh=bool(refresh),
-        isolation=_isolation(policy.isolation_level),
+        isolation=choice_of(IsolationLevel, policy.isolation_level, "isolation_level"),
         in_memory=in_memory is None or bool(in_memory),
         on_commit=on_commit,
         on_rollback=on_rollback,
@@ -240,13 +277,3 @@ def _store_for(
     if policy.lock_manager is None or policy.lock_manager is store.lock_manager:
         return store
     return store.with_lock_manager(policy.lock_manager)
-
-
-def _isolation(level: Any) -> IsolationLevel | None:
-    if level is None or isinstance(level, IsolationLevel):
-        return level
-    try:
-        return IsolationLevel[str(getattr(level, "name", level)).upper()]
-    except KeyError:
-        known = ", ".join(each.name.lower() for each in IsolationLevel)
-        raise DefinitionError(f"isolation_level is one of {known}, not {level!r}") from None

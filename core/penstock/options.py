@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
 from penstock.annotations import NotSetType
@@ -15,7 +16,6 @@ from penstock.task_runners import TaskRunner
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
-    from datetime import timedelta
     from pathlib import Path
 
     from penstock.cache_policies import CachePolicy
@@ -27,6 +27,7 @@ Hooks: TypeAlias = Callable[..., Any] | Iterable[Callable[..., Any]] | NotSetTyp
 TaskRunnerSpec: TypeAlias = str | TaskRunner | type[TaskRunner]
 """A runner by name (``"thread:8"``), as an object, or as a class to be made without arguments."""
 Delays: TypeAlias = "RetryDelays"
+_FOR_EVER = timedelta(days=365_000)
 RESULT_PLACES = ("auto", "driver", "cluster")
 OnError: TypeAlias = Literal["continue", "fail_fast", "finish_running"]
 
@@ -214,6 +215,17 @@ def checked_timeout(value: object, owner: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
         raise DefinitionError(f"{owner}: timeout_seconds is a number >= 0 or None, not {value!r}")
     return float(value) or None
+
+
+def checked_expiration(value: object, owner: str) -> timedelta | None:
+    """Return how long results are used; None is for ever, as is what no calendar reaches."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
+        value = timedelta(seconds=min(max(value, 0), _FOR_EVER.total_seconds()))
+    if not (value is None or isinstance(value, timedelta)):
+        raise DefinitionError(
+            f"{owner}: cache_expiration is a timedelta or a number of seconds, not {value!r}"
+        )
+    return None if value is None or value >= _FOR_EVER else value
 
 
 def checked_integer(value: object, option: str, owner: str) -> int:

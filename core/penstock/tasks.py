@@ -8,7 +8,6 @@ import functools
 import inspect
 import itertools
 import types
-from datetime import timedelta
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -35,15 +34,13 @@ from penstock.engine.streams import iterate, iterate_async
 from penstock.engine.task_run import task_run
 from penstock.engine.visiting import engine_for
 from penstock.exceptions import (
-    DefinitionError,
-    HookSignatureError,
     NotSupportedError,
     RunnerCannotError,
 )
 from penstock.explained import explained
 from penstock.futures import PenstockFuture, PenstockFutureList
-from penstock.hooks import adapt_hook, adapt_retry_condition, as_callables
-from penstock.keeping import check_template, keeping_of, policy_of
+from penstock.hooks import adapt_retry_condition, adapt_transaction_hook, as_callables
+from penstock.keeping import check_storage, check_template, keeping_of, policy_of
 from penstock.logging import run_logger
 from penstock.mapping import map_runs
 from penstock.options import (
@@ -52,6 +49,7 @@ from penstock.options import (
     TaskOptions,
     checked_choice,
     checked_count,
+    checked_expiration,
     checked_integer,
     checked_limit,
     checked_rate,
@@ -70,6 +68,7 @@ from penstock.states import State, StateType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Mapping
+    from datetime import timedelta
     from typing import Self
 
     from penstock.engine.dispatch import RunnerHandle
@@ -123,19 +122,15 @@ class Task(Definition[P, R_co]):
         if get("crash_retries") is not None:
             checked_count(get("crash_retries"), "crash_retries", owner)
         self._retry_policy(settings.Settings())  # an impossible option is refused here
-        expiration = get("cache_expiration")
-        if isinstance(expiration, (int, float)) and not isinstance(expiration, bool):
-            expiration = timedelta(seconds=expiration)
-        if expiration is not None and not isinstance(expiration, timedelta):
-            raise DefinitionError(
-                f"{owner}: cache_expiration is a timedelta or a number of seconds, "
-                f"not {expiration!r}"
-            )
-        self.cache_expiration: timedelta | None = expiration
+        self.cache_expiration: timedelta | None = checked_expiration(get("cache_expiration"), owner)
         check_template(get("result_storage_key"), owner)
+        check_storage(self.options, owner)
         self._policy = policy_of(self.options, owner)
         self.transaction_hooks: dict[str, list[Callable[..., Any]]] = {
-            option: [_transaction_hook(hook, option) for hook in as_callables(get(option), option)]
+            option: [
+                adapt_transaction_hook(hook, option=option)
+                for hook in as_callables(get(option), option)
+            ]
             for option in ("on_commit", "on_rollback")
         }
         condition = get("retry_condition_fn")
@@ -501,12 +496,14 @@ class Task(Definition[P, R_co]):
 
     def on_commit(self, fn: HookFunction) -> HookFunction:
         """Call `fn(transaction)` when a result is committed. A decorator."""
-        self.transaction_hooks["on_commit"].append(_transaction_hook(fn, "on_commit"))
+        self.transaction_hooks["on_commit"].append(adapt_transaction_hook(fn, option="on_commit"))
         return fn
 
     def on_rollback(self, fn: HookFunction) -> HookFunction:
         """Call `fn(transaction)` when its transaction is rolled back. A decorator."""
-        self.transaction_hooks["on_rollback"].append(_transaction_hook(fn, "on_rollback"))
+        self.transaction_hooks["on_rollback"].append(
+            adapt_transaction_hook(fn, option="on_rollback")
+        )
         return fn
 
     def serve(self, *_: Any, **__: Any) -> Any:
@@ -523,14 +520,6 @@ class Task(Definition[P, R_co]):
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r}>"
-
-
-def _transaction_hook(fn: Any, option: str) -> Callable[..., Any]:
-    if not callable(fn):
-        raise HookSignatureError(f"{option} takes functions of the transaction, not {fn!r}")
-    adapt_hook(fn, subject="task", option=option)  # refuses what could not be called
-    hook: Callable[..., Any] = fn
-    return hook
 
 
 def outcome_of(run: Run, state: State[Any]) -> Any:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import sys
 import traceback
+import warnings
 
-__all__ = ["cut_own_frames", "format_user_traceback", "user_frames"]
+__all__ = ["cut_own_frames", "format_user_traceback", "user_frames", "warn_caller"]
 
 OWN_PACKAGES = ("penstock", "penstock_runners")
+
+
+def warn_caller(text: str) -> None:
+    """Warn, at the line of the user's code that has led here."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_own_directories()):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level)
 
 
 def user_frames(exc: BaseException) -> traceback.StackSummary:

@@ -17,6 +17,7 @@ from penstock._transaction_course import (
     Logger,
     TransactionCourse,
     TransactionState,
+    choice_of,
 )
 from penstock._transaction_steps import await_course, run_course
 from penstock.exceptions import MissingContextError
@@ -36,6 +37,7 @@ __all__ = [
     "Transaction",
     "TransactionState",
     "atransaction",
+    "choice_of",
     "get_transaction",
     "transaction",
     "transaction_in",
@@ -53,9 +55,10 @@ class Transaction(TransactionCourse):
     Args:
         key: names its record in the store; without one nothing is stored.
         store: where the record is; by default the store that the settings choose.
-        commit_mode: when it is committed; by default as the one around it, or `LAZY`.
-        isolation_level: what others may do; by default as the one around it, or
-            `READ_COMMITTED`.
+        commit_mode: when it is committed, as a `CommitMode` or its name; by default as the one
+            around it, or `LAZY`.
+        isolation_level: what others may do, as an `IsolationLevel` or its name; by default as the
+            one around it, or `READ_COMMITTED`.
         overwrite: go to work although there is a record, and replace it.
         write_on_commit: whether the commit writes a record.
         logger: where the lines about hooks go; by default the current run's.
@@ -300,8 +303,8 @@ def get_transaction() -> Transaction | None:
 def transaction(
     key: str | None = None,
     store: ResultStore | None = None,
-    commit_mode: CommitMode | None = None,
-    isolation_level: IsolationLevel | None = None,
+    commit_mode: CommitMode | str | None = None,
+    isolation_level: IsolationLevel | str | None = None,
     overwrite: bool = False,
     write_on_commit: bool = True,
     logger: Logger | None = None,

@@ -14,6 +14,7 @@ import pytest
 
 import penstock.exceptions
 from penstock import PenstockFuture, State, as_completed, flow, quote, task, wait
+from penstock.cache_policies import INPUTS, CachePolicy
 from penstock.exceptions import (
     CancelledRun,
     DefinitionError,
@@ -265,6 +266,9 @@ def test_seed_092_a_flow_whose_name_cannot_be_made_fails_before_it_begins() -> N
         ({"timeout_seconds": -1}, "timeout_seconds is a number >= 0 or None, not -1"),
         ({"timeout_seconds": "1"}, "timeout_seconds is a number >= 0 or None, not '1'"),
         ({"tags": "one"}, "tags is a list or set of strings, not 'one'"),
+        ({"result_storage": 5}, "result_storage: a place for results is a folder, a URL"),
+        ({"result_storage": ""}, "result_storage: a place for results is a folder, a URL"),
+        ({"result_serializer": 5}, "result_serializer is a name or a penstock.serializers.Seria"),
         ({"name": ""}, "must not be empty"),
         ({"name": 7}, "must be a str, not 7"),
     ],
@@ -279,6 +283,27 @@ def test_seed_121_an_option_that_cannot_work_is_refused_at_definition(
     if "name" not in options:
         with pytest.raises(DefinitionError):
             decorator(lambda: 1, name="subject").with_options(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"cache_expiration": "1h"}, "cache_expiration is a timedelta or a number of seconds"),
+        ({"cache_expiration": float("nan")}, "cache_expiration is a timedelta or a number"),
+        ({"cache_policy": CachePolicy}, "make one of it: CachePolicy()"),
+        ({"cache_policy": INPUTS.configure(isolation_level="loose")}, "READ_COMMITTED, SERIALIZA"),
+        ({"cache_policy": INPUTS.configure(lock_manager=5)}, "a penstock.locking.LockManager"),
+        ({"cache_policy": INPUTS.configure(key_storage=5)}, "the key_storage of its cache_policy"),
+        ({"on_rollback": lambda task, task_run: None}, "It may take the transaction, or nothing"),
+    ],
+    ids=lambda given: "-".join(given) if isinstance(given, dict) else "",
+)
+def test_an_option_for_results_that_cannot_work_is_refused_at_definition(
+    options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(DefinitionError, match=re.escape(text)) as caught:
+        task(lambda: 1, name="t", **options)
+    assert "t" in str(caught.value)
 
 
 @both

@@ -285,9 +285,20 @@ def test_077_a_function_makes_the_key_of_context_and_arguments(calls: Calls, how
     assert asked == [("double", f"double-{n}", ["calls", "x"]) for n in range(2)]
 
 
+@pytest.mark.parametrize("expiration", [float("inf"), 1e15, datetime.timedelta.max])
+def test_085_what_no_calendar_reaches_is_for_ever(
+    calls: Calls, expiration: float | datetime.timedelta
+) -> None:
+    keep = double.with_options(cache_expiration=expiration)
+    assert keep.cache_expiration is None
+    assert [keep(1, calls), keep(1, calls)] == [2, 2]
+    assert calls.count() == 1
+
+
 def test_077_a_key_function_wins_over_a_policy_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match="the function counts"):
+    with pytest.warns(UserWarning, match="the function counts") as warned:
         double.with_options(cache_key_fn=lambda context, arguments: "k")
+    assert warned[0].filename == __file__, "it shows the line that has to be changed"
 
 
 def test_077_no_key_is_no_caching_and_the_result_is_kept_under_the_run(calls: Calls) -> None:

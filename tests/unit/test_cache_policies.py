@@ -30,6 +30,7 @@ from penstock.cache_policies import (
 )
 from penstock.exceptions import UnhashableInputError
 from penstock.source_hashing import source_hash
+from penstock.transactions import IsolationLevel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,6 +221,9 @@ def test_084_options_of_the_parts_become_those_of_the_sum_unless_they_disagree(o
 
 def test_084_a_policy_takes_its_options_when_it_is_made_too() -> None:
     assert Inputs(key_storage="here") == INPUTS.configure(key_storage="here")
+    by_name = INPUTS.configure(isolation_level="serializable")
+    summed = by_name + RUN_ID.configure(isolation_level=IsolationLevel.SERIALIZABLE)
+    assert summed.isolation_level == "serializable"
     whole = CompoundCachePolicy(policies=[INPUTS, RUN_ID], isolation_level="SERIALIZABLE")
     assert whole == (INPUTS + RUN_ID).configure(isolation_level="SERIALIZABLE")
     assert whole - "x" == (INPUTS - "x" + RUN_ID).configure(isolation_level="SERIALIZABLE")

@@ -22,6 +22,7 @@ from penstock.hooks import (
     adapt_hook,
     adapt_retry_condition,
     adapt_state_handler,
+    adapt_transaction_hook,
     as_callables,
     finish,
 )
@@ -327,6 +328,18 @@ def test_a_callback_that_can_never_be_called_is_refused_at_definition(
 ) -> None:
     with pytest.raises(HookSignatureError, match="asks for arguments that nobody passes"):
         adapt(fn)
+
+
+def test_a_hook_of_a_transaction_takes_the_transaction_or_nothing() -> None:
+    taken: list[Any] = []
+    adapt_transaction_hook(taken.append, option="on_commit")("txn")
+    adapt_transaction_hook(lambda: taken.append("nothing"), option="on_commit")("txn")
+    adapt_transaction_hook(lambda txn, step=7: taken.append(step), option="on_commit")("txn")
+    assert taken == ["txn", "nothing", 7]
+    with pytest.raises(HookSignatureError, match="It may take the transaction, or nothing"):
+        adapt_transaction_hook(lambda task, run: None, option="on_commit")
+    with pytest.raises(HookSignatureError, match="on_commit takes functions"):
+        adapt_transaction_hook(5, option="on_commit")
 
 
 def test_a_refusal_says_what_was_given_and_what_may_be_taken() -> None:

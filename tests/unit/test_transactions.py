@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from penstock.exceptions import DefinitionError
 from penstock.locking import MemoryLockManager
 from penstock.results import ResultStore
 from penstock.settings import temporary_settings
@@ -246,6 +247,16 @@ def test_a_store_that_fails_rolls_it_back_with_the_error_in_the_log(
     (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert "'key' cannot be stored, so it is not committed" in warning.getMessage()
     assert "FileExistsError" in warning.getMessage() or "NotADirectory" in warning.getMessage()
+
+
+def test_modes_and_levels_may_be_given_by_name() -> None:
+    by_name = transaction(commit_mode="eager", isolation_level="SERIALIZABLE")
+    assert by_name.commit_mode is CommitMode.EAGER
+    assert by_name.isolation_level is IsolationLevel.SERIALIZABLE
+    with pytest.raises(DefinitionError, match="commit_mode is one of EAGER, LAZY, OFF, not 'now'"):
+        transaction(commit_mode="now")
+    with pytest.raises(DefinitionError, match="isolation_level is one of READ_COMMITTED"):
+        transaction(isolation_level="loose")
 
 
 def test_the_error_of_a_commit_hook_is_shown_with_its_traceback_once(

@@ -8,13 +8,13 @@ nearest earlier result of the same task: the one with most parts equal, of these
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from penstock.durations import since
+from penstock.durations import format_duration, since
 from penstock.key_parts import KeyParts, explain
 
 if TYPE_CHECKING:
-    import datetime
     from collections.abc import Iterable
 
     from penstock.records import RecordMetadata
@@ -110,6 +110,8 @@ def explain_call(
 
 def explain_record(record: RecordMetadata, stored: Iterable[RecordMetadata]) -> Comparison:
     """Say what had changed when a result was made, against those made before it."""
+    if record.replaced:
+        return Comparison((_why_anew(record),), None)
     call = _key_parts(record)
     if call is None:
         return Comparison(("the parts of its key were not kept",), None)
@@ -127,6 +129,22 @@ def made_by(record: RecordMetadata, now: datetime.datetime) -> str:
 def _expired(record: RecordMetadata, now: datetime.datetime) -> str:
     assert record.expires_at is not None
     return f"expired {since(record.expires_at, now)}"
+
+
+def _why_anew(record: RecordMetadata) -> str:
+    """Say why a result was made although there was one of the same key."""
+    known = record.replaced
+    if known.get("problem"):
+        return f"the result of the same key could not be used: {known['problem']}"
+    expires_at = known.get("expires_at")
+    expired_at = None if expires_at is None else datetime.datetime.fromisoformat(expires_at)
+    if expired_at is not None and expired_at <= record.created_at:
+        ago = format_duration((record.created_at - expired_at).total_seconds())
+        return f"the result of run {known['run_name']!r} had expired {ago} before"
+    return (
+        f"made anew, in place of the result of run {known['run_name']!r}: by refresh_cache, or by "
+        "both at once"
+    )
 
 
 def _compare(task_name: str, call: KeyParts, stored: Iterable[RecordMetadata]) -> Comparison:

@@ -68,6 +68,11 @@ class RecordMetadata(NamedTuple):
     penstock_version: str = ""
     parts: Mapping[str, Any] = {}
     """What the key was made of, by name, as JSON has it: what a later key is compared with."""
+    replaced: Mapping[str, Any] = {}
+    """What is known of the record in whose place it came, as JSON has it; empty if there was none.
+
+    Its `run_name` and `expires_at`, or, if it could not be used, why in `problem`.
+    """
 
     def is_expired(self, now: datetime.datetime) -> bool:
         """Whether the value is not to be used any more."""
@@ -134,6 +139,7 @@ def _metadata_text(metadata: RecordMetadata) -> bytes:
         "created_at": metadata.created_at.isoformat(),
         "expires_at": metadata.expires_at and metadata.expires_at.isoformat(),
         "parts": dict(metadata.parts),
+        "replaced": dict(metadata.replaced),
     }
     return json.dumps(members, default=repr).encode()
 

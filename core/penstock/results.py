@@ -242,9 +242,20 @@ class ResultStore:
             platform.python_version(),
             __version__,
             parts or {},
+            self._to_be_replaced(key),
         )
         self._files.write(metadata, buffers)
         return metadata
+
+    def _to_be_replaced(self, key: str) -> dict[str, Any]:
+        try:
+            before = self._files.read_metadata(key)
+        except FileNotFoundError:
+            return {}
+        except Exception as error:  # noqa: BLE001  (told to who asks why the value was made anew)
+            return {"problem": str(error)}
+        expires_at = before.expires_at and before.expires_at.isoformat()
+        return {"run_name": before.run_name, "expires_at": expires_at}
 
     def delete(self, key: str) -> bool:
         """Delete the record of a key; whether there was anything."""

@@ -267,6 +267,24 @@ def test_users_20_a_run_is_explained_by_what_had_changed(keys: dict[str, str]) -
     assert re.search(r"why it ran +no earlier result\n", first)
 
 
+def test_a_result_that_was_made_anew_says_what_was_in_its_place() -> None:
+    def why() -> str:
+        return str(re.findall(r"why it ran +(.*)\n", cache("explain", "brief").stdout)[0])
+
+    store_of().filesystem.write_path(".collected", b"")  # what expired stays
+    brief(7)
+    assert why() == "no earlier result"
+    brief(7)
+    assert why() == "the result of run 'brief' had expired under 1 s before"
+    damage(next(store_of().keys()))
+    brief(7)
+    assert why().startswith("the result of the same key could not be used: it is not whole")
+    train(0.1)
+    train.with_options(refresh_cache=True)(0.1)
+    shown = cache("explain", "train at 0.1").stdout
+    assert "made anew, in place of the result of run 'train at 0.1': by refresh_cache" in shown
+
+
 def test_the_value_of_a_flow_has_no_parts_to_explain() -> None:
     store_of().write("id", 1, run_name="night 1")
     shown = cache("explain", "night 1").stdout

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 from pydantic import Field, TypeAdapter
 
 from penstock.exceptions import SettingsError
+from penstock.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,6 +69,12 @@ def _word(value: Any) -> Any:
 def _none_word(value: Any) -> Any:
     """Text cannot be None: it takes a word for it."""
     return None if isinstance(value, str) and _word(value) in {"none", "null"} else value
+
+
+def _size(value: Any) -> Any:
+    """`2GB`, a number of bytes, or none."""
+    given = _none_word(_number(value))
+    return given if not isinstance(given, str) or given.isdecimal() else parse_size("", given)
 
 
 def _numbers(value: Any) -> Any:
@@ -159,8 +166,8 @@ KINDS: dict[str, Kind] = {
     "results_allow_shared_folder": _YES_NO,
     "results_max_bytes": Kind(
         Annotated[int | None, Field(ge=0)],
-        "a whole number of bytes, 0 or more, or none",
-        lambda value: _none_word(_number(value)),
+        "a whole number of bytes, 0 or more, a size such as 2GB, or none",
+        _size,
     ),
     "task_runner": Kind(
         Annotated[str | None, Field(min_length=1)],

@@ -193,6 +193,7 @@ def test_seed_126_delays_are_taken_in_every_spelling(
         ("results_signing_key", " as it is ", " as it is "),
         ("results_allow_shared_folder", "true", True),
         ("results_max_bytes", "1000000", 1_000_000),
+        ("results_max_bytes", "2GB", 2_000_000_000),
         ("results_max_bytes", "none", None),
         ("results_persist_by_default", "on", True),
         ("tasks_refresh_cache", "1", True),
@@ -231,6 +232,7 @@ def test_a_value_is_taken_as_people_write_it(name: str, given: object, value: ob
         ("tag_limits", 3),
         ("cancel_grace_seconds", "soon"),
         ("results_max_bytes", "-1"),
+        ("results_max_bytes", "2G"),
         ("results_allow_shared_folder", "perhaps"),
     ],
 )

@@ -197,6 +197,11 @@ class ResultStore:
         metadata = self.read_metadata(key)
         return metadata is not None and not metadata.is_expired(now or _now())
 
+    def size_of(self, key: str) -> int | None:
+        """Return how large the file of a key is, whatever is in it; None if there is none."""
+        entry = self.filesystem.entry_at(path_of(key))
+        return None if entry is None else entry.size_bytes
+
     def write(
         self,
         key: str,

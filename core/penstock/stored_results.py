@@ -95,11 +95,6 @@ class StoredResult(KeptResult):
         """Whether the value can be had; the record is looked at, and not read."""
         return bool(self._made_again) or self.runner.read_metadata(self.key) is not None
 
-    def is_as_written(self) -> bool:
-        """Whether the value can be read here; all of it is checked, and no code of it runs."""
-        found = None if self._made_again else self.runner.examine(self.key)
-        return bool(self._made_again) or (found is not None and found.metadata is not None)
-
     def bring_home(self) -> None:
         """Have the value in memory from now on.
 

@@ -6,6 +6,7 @@ The runner is moved by hand: a test calls the writer that an attempt brings, as 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import pickle
 from typing import TYPE_CHECKING, Any
 from unittest.mock import ANY
@@ -133,6 +134,74 @@ def test_an_equal_run_finds_what_the_worker_has_stored(bench: Bench) -> None:
     make.submit()
     bench.store()
     assert names(make.submit()) == ["Pending", "Cached"]
+
+
+def test_what_is_found_stays_where_it_is_until_it_is_asked_for(bench: Bench) -> None:
+    make.submit()
+    bench.store()
+    found = make.submit()
+    assert names(found) == ["Pending", "Cached"]
+    assert isinstance(found.run.state.data, StoredResult)
+    use.submit(found)
+    ((argument,),) = (attempt.args for attempt in bench.runner.open_attempts)
+    assert isinstance(argument, StoredResult)
+    assert found.result() == LARGE
+
+
+@pytest.mark.parametrize(
+    "options", [{"cache_result_in_memory": False}, {"result_on": "driver"}, {"refresh_cache": True}]
+)
+def test_what_is_found_is_read_at_once_where_that_is_not_enough(
+    bench: Bench, options: dict[str, Any]
+) -> None:
+    make.submit()
+    bench.store()
+    state = make.with_options(**options).submit().run.state
+    assert not isinstance(state.data, StoredResult) or state.data.is_read_anew
+
+
+def test_what_is_found_damaged_or_expired_is_a_miss(bench: Bench) -> None:
+    brief = make.with_options(cache_expiration=datetime.timedelta(microseconds=1))
+    brief.submit(1)
+    bench.store()
+    assert names(brief.submit(1))[-1] != "Cached"
+    bench.finish("small")
+    make.submit(2)
+    bench.store()
+    damage(the_store())
+    assert names(make.submit(2))[-1] != "Cached"
+
+
+def test_what_is_found_and_cannot_be_loaded_is_made_again(bench: Bench) -> None:
+    make.submit()
+    bench.store(Fleeting(LARGE))
+    found = make.submit()
+    using = use.submit(found)
+    Fleeting.is_known = False
+    try:
+        read_as_a_worker_does(bench)
+        assert bench.attempt().name == "make-1"
+        bench.finish("again")
+    finally:
+        Fleeting.is_known = True
+    assert pickle.loads(pickle.dumps(bench.attempt().args)) == ("again",)
+    bench.finish("used")
+    assert names(found)[-3:] == ["ResultLost", "Running", "Completed"]
+    assert names(using)[-1] == "Completed"
+
+
+class Fleeting:
+    """Of a class that is gone when it is loaded."""
+
+    is_known = True
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __setstate__(self, state: Any) -> None:
+        if not self.is_known:
+            raise AttributeError("no such class")
+        vars(self).update(state)
 
 
 def test_who_waits_for_the_same_result_gets_it(bench: Bench) -> None:

@@ -18,7 +18,7 @@ from penstock.attempt import Packed
 from penstock.engine import single_flight
 from penstock.engine.commands import AGAIN, BUSY
 from penstock.engine.recovery import Recovering
-from penstock.engine.stored_elsewhere import keep_apart, record_of, taken
+from penstock.engine.stored_elsewhere import found_there, keep_apart, record_of, taken
 from penstock.exceptions import SerializationError, UnhashableInputError
 from penstock.logging import run_logger
 from penstock.runs import FlowRun, TaskRun
@@ -92,6 +92,9 @@ class KeepingResults(Recovering):
             if run.making is None:  # one around it makes the same, and holds the lock
                 isolation = IsolationLevel.READ_COMMITTED
         if key is not None and not keeping.refresh:
+            stored = found_there(run, key)
+            if stored is not None:
+                return self._found(run, keeping, stored)
             record = keeping.store.read(key)
             if record is not None:
                 return self._found(run, keeping, record.value)

@@ -7,6 +7,7 @@ of the attempt has a say in whether it is stored, and believes that it was when 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import logging
 import pickle
 import weakref
@@ -16,10 +17,9 @@ from penstock.attempt import KeptResult, RemoteError
 from penstock.states import StateType
 from penstock.stored_results import ResultWriter, StoredResult, StoredResultLost
 from penstock.transactions import IsolationLevel
+from penstock.worker.running import STORE_FROM_BYTES
 
 if TYPE_CHECKING:
-    import datetime
-
     from penstock.attempt import Outcome
     from penstock.engine.dispatch import RunnerHandle
     from penstock.filesystems import FileSystem
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "can_be_read_there",
+    "found_there",
     "keep_apart",
     "record_of",
     "taken",
@@ -111,9 +112,42 @@ def taken(run: TaskRun, outcome: Outcome, began_at: datetime.datetime) -> Outcom
     if isinstance(outcome.value, KeptResult):
         return outcome
     stored = StoredResult(store, key, outcome.stored_bytes or 0, is_read_anew=not keeping.in_memory)
-    if keeping.in_memory:
-        _by_place[store.filesystem, key] = stored
-    return outcome._replace(value=stored)
+    return outcome._replace(value=_noted(stored))
+
+
+def found_there(run: TaskRun, key: str) -> StoredResult | None:
+    """Return what stands for a stored result that the driver need not have; None if it reads it.
+
+    That is a large one that the workers of the run's task runner can read. All of its bytes are
+    checked, as if it were read, and it can be made again should it not be what they can load.
+    """
+    keeping, plan = run.plan.keeping, run.plan
+    assert keeping is not None
+    store = keeping.store
+    if (
+        not run.was_submitted
+        or not keeping.in_memory
+        or plan.result_on == "driver"
+        or not plan.runner.capabilities.pickles
+        or store.filesystem.reach != "machine"  # from farther away it would come twice
+        or not _reaches(plan.runner.capabilities, store)
+    ):
+        return None
+    size_bytes = store.size_of(key)
+    if size_bytes is None or size_bytes < STORE_FROM_BYTES:
+        return None
+    seen = store.examine(key)
+    if seen is None or seen.metadata is None:
+        return None
+    if seen.metadata.is_expired(datetime.datetime.now(datetime.UTC)):
+        return None
+    return _noted(StoredResult(store, key, size_bytes, is_read_anew=False))
+
+
+def _noted(stored: StoredResult) -> StoredResult:
+    if not stored.is_read_anew:
+        _by_place[stored.runner.filesystem, stored.key] = stored
+    return stored
 
 
 def keep_apart(store: ResultStore, key: str) -> None:
@@ -142,8 +176,7 @@ def with_lost_inputs(run: Run, outcome: Outcome) -> Outcome:
     try:
         for each in asked_for:
             producer: Run | None = None if each.producer is None else each.producer()
-            if each.is_as_written():
-                each.bring_home()
+            if _comes_home(each):
                 _note_apart(run.plan.runner)
             elif producer is None:
                 return outcome  # nobody can make it again
@@ -163,6 +196,14 @@ def with_lost_inputs(run: Run, outcome: Outcome) -> Outcome:
         began=None if run.starting is None else False,
         lost_inputs=tuple(lost),
     )
+
+
+def _comes_home(stored: StoredResult) -> bool:
+    try:
+        stored.bring_home()
+    except LookupError:
+        return False
+    return True
 
 
 def _stored_in(value: Any, found: list[StoredResult], seen: set[int]) -> list[StoredResult]:

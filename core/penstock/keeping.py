@@ -13,7 +13,7 @@ from penstock.exceptions import DefinitionError, NameTemplateError
 from penstock.filesystems import filesystem_of
 from penstock.key_parts import KeyPart, KeyParts, cut
 from penstock.results import ResultStore
-from penstock.serializers import Serializer
+from penstock.serializers import serializer_named
 from penstock.storage_choice import store_of
 from penstock.tracebacks import warn_caller
 from penstock.transactions import IsolationLevel, choice_of
@@ -189,11 +189,11 @@ def check_storage(options: Mapping[str, Any], owner: str) -> None:
         except TypeError as error:
             raise DefinitionError(f"{owner}: {option}: {error}") from None
     serializer = options.get("result_serializer")
-    if not (serializer is None or isinstance(serializer, (str, Serializer))):
-        raise DefinitionError(
-            f"{owner}: result_serializer is a name or a penstock.serializers.Serializer, "
-            f"not {serializer!r}"
-        )
+    if serializer is not None and not isinstance(serializer, str):
+        try:
+            serializer_named(serializer)
+        except TypeError as error:
+            raise DefinitionError(f"{owner}: result_serializer: {error}") from None
 
 
 def _checked_wishes(policy: CachePolicy, owner: str) -> None:

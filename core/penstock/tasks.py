@@ -30,7 +30,7 @@ from penstock.engine.direct import drive
 from penstock.engine.execution import is_plain
 from penstock.engine.limits import Owner, TaskLimit
 from penstock.engine.rates import Rate
-from penstock.engine.streams import iterate, iterate_async
+from penstock.engine.streams import is_found, iterate, iterate_async
 from penstock.engine.task_run import task_run
 from penstock.engine.visiting import engine_for
 from penstock.exceptions import (
@@ -545,7 +545,7 @@ async def _awaited(run: Run, *, return_state: bool) -> Any:
 def _closing(run: Run) -> Generator[Any, Any, Any]:
     """Drive a generator run, and raise its failure where the caller's loop stands."""
     state = yield from iterate(run)
-    return outcome_of(run, state)
+    return None if is_found(state) else outcome_of(run, state)
 
 
 def _docstring(fn: Any) -> str | None:

@@ -247,6 +247,8 @@ class TaskTransaction(Transaction):
         self._note_committed = note_committed
         self._note_rolled_back = note_rolled_back
         self._is_committing = False
+        self.yielded: list[Any] = []
+        """What a generator has yielded to the loop of its caller, to be kept in the end."""
 
     def be_current_in(self, context: Context) -> None:
         """Be what the code that runs in a context finds."""

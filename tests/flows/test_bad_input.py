@@ -268,7 +268,7 @@ def test_seed_092_a_flow_whose_name_cannot_be_made_fails_before_it_begins() -> N
         ({"tags": "one"}, "tags is a list or set of strings, not 'one'"),
         ({"result_storage": 5}, "result_storage: a place for results is a folder, a URL"),
         ({"result_storage": ""}, "result_storage: a place for results is a folder, a URL"),
-        ({"result_serializer": 5}, "result_serializer is a name or a penstock.serializers.Seria"),
+        ({"result_serializer": 5}, "result_serializer: a serializer is a name or a penstock.ser"),
         ({"name": ""}, "must not be empty"),
         ({"name": 7}, "must be a str, not 7"),
     ],

@@ -34,7 +34,7 @@ from penstock.tasks import task_input_hash
 from penstock_runners.thread import ThreadPoolTaskRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 
     from tests.flows.conftest import Log
 
@@ -730,6 +730,74 @@ def test_generators_are_cached_as_lists_when_submitted(runner: str, calls: Calls
         return [numbers.submit(calls).result() for _ in range(2)]
 
     assert body() == [[0, 1, 2]] * 2
+    assert calls.count() == 1
+
+
+@task(cache_policy=INPUTS)
+def count_to(last: int, calls: Calls) -> Generator[dict[str, int], Any, Any]:
+    calls.note()
+    for number in range(1, last + 1):
+        if (yield {"n": number}):
+            return "stopped"
+
+
+def counted(last: int) -> list[dict[str, int]]:
+    return [{"n": number} for number in range(1, last + 1)]
+
+
+def test_a_generator_that_is_called_yields_again_what_it_has_yielded(calls: Calls) -> None:
+    assert [list(count_to(3, calls)) for _ in range(2)] == [counted(3)] * 2
+    assert calls.count() == 1
+
+
+def test_a_generator_that_is_called_and_one_that_is_submitted_share_what_is_kept(
+    runner: str, calls: Calls
+) -> None:
+    @flow(task_runner=runner)
+    def body() -> list[Any]:
+        called = [list(count_to(2, calls)), count_to.submit(2, calls).result()]
+        submitted = [count_to.submit(3, calls).result(), list(count_to(3, calls))]
+        return [*called, *submitted]
+
+    assert body() == [counted(2), counted(2), counted(3), counted(3)]
+    assert calls.count() == 2
+
+
+def test_what_a_caller_does_with_the_values_is_not_kept(calls: Calls) -> None:
+    for value in count_to(3, calls):
+        value.clear()
+    assert list(count_to(3, calls)) == counted(3)
+    assert calls.count() == 1
+
+
+def test_a_generator_that_was_closed_or_told_something_is_not_kept(calls: Calls) -> None:
+    closed = count_to(3, calls)
+    next(closed)
+    closed.close()
+    told = count_to(3, calls)
+    next(told)
+    with pytest.raises(StopIteration, match="stopped"):
+        told.send(1)
+    assert list(count_to(3, calls)) == counted(3)
+    assert calls.count() == 3
+
+
+def test_equal_generators_go_side_by_side(calls: Calls) -> None:
+    pairs = list(zip(count_to(2, calls), count_to(2, calls), strict=True))
+    assert pairs == [(each, each) for each in counted(2)]
+
+
+def test_an_async_generator_yields_again_what_it_has_yielded(calls: Calls) -> None:
+    @task(cache_policy=INPUTS)
+    async def numbers(calls: Calls) -> AsyncGenerator[int, None]:
+        calls.note()
+        for number in range(3):
+            yield number
+
+    async def twice() -> list[list[int]]:
+        return [[number async for number in numbers(calls)] for _ in range(2)]
+
+    assert asyncio.run(twice()) == [[0, 1, 2]] * 2
     assert calls.count() == 1
 
 

@@ -83,7 +83,9 @@ class KeepingResults(Recovering):
             seen = self._key_of(run, keeping)
             run.key = None if seen is None else seen.key
         key, isolation = run.key, keeping.isolation
-        if key is not None:
+        if key is not None and is_streamed(run):  # its caller may take long, or want two at once
+            isolation = IsolationLevel.READ_COMMITTED
+        elif key is not None:
             if not single_flight.join((keeping.store.filesystem, key), run, waiter):
                 run.key_parts = seen and keeping.stored_parts(
                     seen
@@ -231,7 +233,7 @@ class KeepingResults(Recovering):
         if run.state.type is COMPLETED:
             try:
                 transaction.stage(
-                    _value_to_write(run.state, keeping) if transaction.write_on_commit else None,
+                    _value_to_write(run, keeping) if transaction.write_on_commit else None,
                     on_commit=keeping.on_commit,
                     on_rollback=keeping.on_rollback,
                     written_with=self._about(run, keeping),
@@ -258,7 +260,7 @@ class KeepingResults(Recovering):
         assert keeping is not None
         if keeping.is_written:
             self._written.add(keeping.store)
-            if not keeping.in_memory and key is not None:
+            if not keeping.in_memory and key is not None and not is_streamed(run):
                 stored = StoredResult(keeping.store, key, 0)
                 object.__setattr__(run.state, "data", stored)  # the same value, elsewhere
 
@@ -325,7 +327,15 @@ class KeepingResults(Recovering):
             ).start()
 
 
-def _value_to_write(state: State[Any], keeping: Keeping) -> Any:
+def is_streamed(run: TaskRun) -> bool:
+    """Whether the run's values go one by one to the loop of its caller."""
+    return run.plan.is_generator and not run.was_submitted
+
+
+def _value_to_write(run: TaskRun, keeping: Keeping) -> Any:
+    state = run.state
+    if is_streamed(run):
+        return run.transaction.yielded
     if type(state.data) is Packed and type(keeping.store.serializer) is PickleSerializer:
         return state.data  # as it is: who asks for the value unpickles it, and perhaps nobody does
     return state.value()

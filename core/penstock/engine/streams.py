@@ -3,12 +3,16 @@
 The run begins at the first `next`, is Running while it yields, and is over when the generator is
 exhausted, closed, or raises. When an attempt fails after it has yielded, a retry yields its
 values from the beginning again.
+
+Of a task that keeps results the list of the values is kept, as of one that was submitted, if all of
+them were asked for and nothing else was said: no value sent, none returned.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
     from penstock.runs import Run
     from penstock.states import State
 
-__all__ = ["iterate", "iterate_async"]
+__all__ = ["is_found", "iterate", "iterate_async"]
 
 
 class Stream:
@@ -46,6 +50,10 @@ class Stream:
         self.ledger: Ledger | None = run.flow_run.ledger if run.flow_run is not None else None
         self.generator: Any = run.plan.subject.fn(*run.args, **run.kwargs)
         self.is_out_of_time: bool = False
+        self._yielded: list[Any] | None = None
+        """Copies, as what the caller does with the values is not to be kept; None: not kept."""
+        if not run.is_flow_run and run.plan.keeping is not None and run.plan.keeping.is_written:
+            self._yielded = []
 
     def left(self) -> float | None:
         """How much of the time limit is left, in seconds."""
@@ -86,10 +94,36 @@ class Stream:
         """Remember what goes to the caller."""
         if self.ledger is not None:
             self.ledger.note_yield(value, self.run)
+        if self._yielded is None:
+            return
+        try:
+            self._yielded.append(copy.deepcopy(value))
+        except Exception as error:  # noqa: BLE001  (of the value; the caller has it all the same)
+            run_logger(self.run).warning(
+                "The values are not stored, as one of them cannot be copied: %r", error
+            )
+            self._yielded = None
+
+    def take_in(self, given: Any) -> Any:
+        """Return what the caller has sent; values that depend on it are kept for nobody."""
+        if given is not None:
+            self._yielded = None
+        return given
+
+    def closed(self) -> Report:
+        """The caller wants no more."""
+        self._yielded = None
+        return self.returned(None)
 
     def returned(self, value: Any) -> Report:
-        """The generator is exhausted, or its caller wants no more."""
+        """The generator is exhausted."""
         self._end()
+        transaction = None if self.run.is_flow_run else self.run.transaction  # type: ignore[attr-defined]  # a task run
+        if transaction is not None:
+            if self._yielded is None or value is not None:
+                transaction.write_on_commit = False
+            else:
+                transaction.yielded = self._yielded
         took = time.monotonic() - self.began
         return Report(Outcome(0, "returned", value, duration_seconds=took), self._now())
 
@@ -138,15 +172,23 @@ def iterate(run: Run) -> Generator[Any, Any, State[Any]]:
                     try:
                         answer = yield from _execute(stream)
                     except GeneratorExit:  # the caller wants no more; `_execute` has closed it
-                        answer = stream.returned(None)
+                        answer = stream.closed()
                 else:
                     answer = direct.perform(run, engine, command)
             except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
                 error = problem
     except StopIteration as end:
-        return end.value  # type: ignore[no-any-return]
+        state: State[Any] = end.value
     finally:
         direct.finish(run, engine)
+    if is_found(state):
+        yield from state.value()
+    return state
+
+
+def is_found(state: State[Any]) -> bool:
+    """Whether the values are those that an earlier run has yielded."""
+    return state.name == "Cached" and state.is_completed()
 
 
 def _execute(stream: Stream) -> Generator[Any, Any, Report]:
@@ -164,14 +206,14 @@ def _execute(stream: Stream) -> Generator[Any, Any, Report]:
             return stream.raised(error)
         stream.hand_out(value)
         try:
-            given = yield value
+            given = stream.take_in((yield value))
             advance = generator.send
         except GeneratorExit:
             with stream.inside():
                 generator.close()
             raise
         except BaseException as error:  # noqa: BLE001  (thrown in by the caller: passed on)
-            given, advance = error, generator.throw
+            given, advance = stream.take_in(error), generator.throw
 
 
 async def iterate_async(run: Run) -> AsyncGenerator[Any, Any]:
@@ -198,24 +240,28 @@ async def iterate_async(run: Run) -> AsyncGenerator[Any, Any]:
                         break
                     stream.hand_out(value)
                     try:
-                        given = yield value
+                        given = stream.take_in((yield value))
                         advance = stream.generator.asend
                     except GeneratorExit:
                         with stream.inside():
                             await stream.generator.aclose()
-                        answer = stream.returned(None)
+                        answer = stream.closed()
                     except BaseException as problem:  # noqa: BLE001  (thrown in by the caller)
-                        given, advance = problem, stream.generator.athrow
+                        given, advance = stream.take_in(problem), stream.generator.athrow
             except Exception as problem:  # noqa: BLE001  (thrown to the life, which decides)
                 error = problem
     except StopIteration as end:
-        failure = run.interrupt or end.value.exception()
+        state: State[Any] = end.value
     finally:
         direct.finish(run, engine)
         if run.is_flow_run and run.parent is None:
             engine.close()
+    failure = run.interrupt or state.exception()
     if failure is not None:
         raise failure
+    if is_found(state):
+        for value in state.value():
+            yield value
 
 
 async def _next(stream: Stream, advance: Any, given: Any) -> tuple[Any, Report | None]:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Buffer",
+    "CompressedJSONSerializer",
+    "CompressedPickleSerializer",
     "CompressedSerializer",
     "CompressionName",
     "JSONSerializer",
@@ -228,6 +230,20 @@ class CompressedSerializer(Serializer):
 
     def __repr__(self) -> str:
         return f"<CompressedSerializer {self.name!r} by {self.compressionlib}>"
+
+
+class CompressedPickleSerializer(CompressedSerializer):
+    """``"compressed/pickle"`` as an object, as Prefect names it."""
+
+    def __init__(self, compressionlib: CompressionName = "zlib") -> None:
+        super().__init__("pickle", compressionlib)
+
+
+class CompressedJSONSerializer(CompressedSerializer):
+    """``"compressed/json"`` as an object, as Prefect names it."""
+
+    def __init__(self, compressionlib: CompressionName = "zlib") -> None:
+        super().__init__("json", compressionlib)
 
 
 def serializer_named(serializer: str | Serializer | type[Serializer]) -> Serializer:

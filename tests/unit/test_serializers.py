@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from penstock.exceptions import SerializationError
 from penstock.serializers import (
+    CompressedJSONSerializer,
+    CompressedPickleSerializer,
     CompressedSerializer,
     CompressionName,
     JSONSerializer,
@@ -189,6 +191,13 @@ def test_what_any_library_compressed_is_read_by_all(library: CompressionName) ->
 def test_compressed_data_of_an_unknown_kind_is_an_error() -> None:
     with pytest.raises(ValueError, match="not known here"):
         CompressedSerializer().loads(b"?abc")
+
+
+def test_compressed_serializers_have_names_of_their_own_too() -> None:
+    assert CompressedPickleSerializer().name == "compressed/pickle"
+    made = CompressedJSONSerializer(compressionlib="lzma")
+    assert made.name == "compressed/json"
+    assert CompressedJSONSerializer().loads(made.dumps([1])) == [1]
 
 
 def test_an_unknown_compression_is_refused() -> None:

@@ -89,6 +89,13 @@ def _numbers(value: Any) -> Any:
     return [_number(one) for one in cast("list[Any]", value)]
 
 
+def _words(value: Any) -> Any:
+    """`a,b`, or a list."""
+    if not isinstance(value, str):
+        return value
+    return [word.strip() for word in value.split(",") if word.strip()]
+
+
 def _limits(value: Any) -> Any:
     """`db=3,api=10`, a JSON object, or a table."""
     if isinstance(value, str):
@@ -144,6 +151,11 @@ KINDS: dict[str, Kind] = {
     "tasks_default_retry_delay_seconds": _DELAYS,
     "tasks_default_timeout_seconds": _TIMEOUT,
     "tasks_refresh_cache": _YES_NO,
+    "tasks_refresh": Kind(
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        "names or tags of tasks: load-*,nightly, or a list",
+        _words,
+    ),
     "tasks_default_no_cache": _YES_NO,
     "tasks_disable_caching": _YES_NO,
     "results_persist_by_default": _YES_NO,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import re
 import string
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,7 @@ from penstock.transactions import IsolationLevel, choice_of
 
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from penstock.settings import Settings
 
@@ -216,6 +217,7 @@ def keeping_of(
     defaults: Settings,
     expiration: datetime.timedelta | None,
     hooks: Mapping[str, list[Callable[..., Any]]],
+    names: Collection[str],
 ) -> Keeping | None:
     """Settle what is done with the results of a task in one flow run, or None for nothing.
 
@@ -226,6 +228,7 @@ def keeping_of(
         defaults: the settings.
         expiration: for how long a stored result is used.
         hooks: of its commit and its rollback.
+        names: the task's own and its tags, by which it may be told to make its results anew.
     """
     if defaults.tasks_disable_caching:
         policy = NO_CACHE
@@ -245,7 +248,11 @@ def keeping_of(
         policy = NO_CACHE if defaults.tasks_default_no_cache else DEFAULT
     refresh = options.get("refresh_cache")
     if refresh is None:
-        refresh = defaults.tasks_refresh_cache
+        refresh = defaults.tasks_refresh_cache or any(
+            fnmatch.fnmatchcase(name, pattern)
+            for pattern in defaults.tasks_refresh
+            for name in names
+        )
     in_memory = options.get("cache_result_in_memory")
     return Keeping(
         policy=policy if persists else NO_CACHE,

@@ -37,6 +37,8 @@ class Settings:
     """How long one attempt of a task may take, for tasks that do not say; None is for ever."""
     tasks_refresh_cache: bool = False
     """Whether every task with a cache runs in any case, and replaces what is cached."""
+    tasks_refresh: tuple[str, ...] = ()
+    """Tasks that make their results anew, by name or tag, with `*` and `?`: `load-*,nightly`."""
     tasks_default_no_cache: bool = False
     """Whether stored results of tasks that name no cache policy are found by no later run."""
     tasks_disable_caching: bool = False

@@ -199,6 +199,7 @@ class Task(Definition[P, R_co]):
             defaults,
             self.cache_expiration,
             self.transaction_hooks,
+            {self.name, *all_tags},
         )
         return Plan(
             subject=self,

@@ -419,6 +419,29 @@ def test_a_tag_limit_holds(tmp_path: Path) -> None:
     assert "most 2\n" in penstock_run(target, "--tag-limit", "db=2").stdout
 
 
+def test_stored_results_are_made_anew_by_the_name_of_a_task_or_a_tag(tmp_path: Path) -> None:
+    text = """
+        from penstock.cache_policies import INPUTS
+
+        @task(cache_policy=INPUTS, tags=["db"])
+        def query(x: int = 1) -> int:
+            return x
+
+        @task(cache_policy=INPUTS)
+        def load(x: int = 1) -> int:
+            return x
+
+        @flow
+        def nightly() -> None:
+            print(query(return_state=True).name, load(return_state=True).name)
+    """
+    target = write(tmp_path / "refreshed.py", text)
+    assert "Completed Completed\n" in as_process("run", target).stdout
+    assert "Cached Cached\n" in as_process("run", target).stdout
+    assert "Cached Completed\n" in as_process("run", target, "--refresh", "load").stdout
+    assert "Completed Cached\n" in as_process("run", target, "--refresh", "db").stdout
+
+
 def test_retries_of_the_command_line_are_the_flows(tmp_path: Path) -> None:
     text = """
         attempts = []

@@ -585,6 +585,19 @@ def test_refresh_by_the_settings_is_overruled_by_the_task(calls: Calls) -> None:
     assert calls.count() == 2
 
 
+@pytest.mark.parametrize(
+    ("names", "is_refreshed"),
+    [("double", True), ("dou*", True), ("nightly", True), ("*", True), ("other,day", False)],
+)
+def test_tasks_are_refreshed_by_name_or_tag(calls: Calls, names: str, is_refreshed: bool) -> None:
+    tagged = double.with_options(tags=["nightly"])
+    tagged(1, calls)
+    with temporary_settings(tasks_refresh=names):
+        tagged(1, calls)
+        tagged.with_options(refresh_cache=False)(1, calls)
+    assert calls.count() == (2 if is_refreshed else 1)
+
+
 # --- what may be wrong with a store --------------------------------------------------------
 
 

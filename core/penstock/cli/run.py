@@ -53,6 +53,13 @@ def run(
         list[str] | None,
         typer.Option(metavar="TAG=N", help="At most N runs with this tag at once; repeatable."),
     ] = None,
+    refresh: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK|TAG",
+            help="Make the stored results of such tasks anew; '*' is all, repeatable.",
+        ),
+    ] = None,
     retries: Annotated[
         int | None,
         typer.Option(metavar="N", min=0, help="How many more attempts a failed flow gets."),
@@ -77,7 +84,7 @@ def run(
     """
     flow: Flow[..., Any] | None = None
     try:
-        with _logging_at(log_level):
+        with _logging_at(log_level), _refreshing(refresh or ()):
             if target is not None:
                 flow = find_flow(target)
             if show_help:
@@ -104,6 +111,12 @@ def _logging_at(level: str | None) -> contextlib.AbstractContextManager[object]:
     if level is None:
         return contextlib.nullcontext()
     return settings.temporary_settings(logging_level=level)
+
+
+def _refreshing(names: Sequence[str]) -> contextlib.AbstractContextManager[object]:
+    if not names:
+        return contextlib.nullcontext()
+    return settings.temporary_settings(tasks_refresh=tuple(names))
 
 
 def _option_words(context: typer.Context) -> frozenset[str]:

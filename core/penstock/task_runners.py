@@ -48,6 +48,7 @@ __all__ = [
     "Started",
     "TaskRunner",
     "checked_resources",
+    "count_from_spec",
     "load_task_runner",
     "show_resources",
 ]
@@ -239,6 +240,25 @@ class TaskRunner(abc.ABC):
 def show_resources(resources: Mapping[str, float]) -> str:
     """Return amounts with their names, for people."""
     return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+
+
+def count_from_spec(argument: str, runner: str, of_what: str) -> int:
+    """Return the number in a runner string such as ``"thread:8"``.
+
+    Args:
+        argument: what follows the colon.
+        runner: what comes before it.
+        of_what: what is counted, for the message.
+
+    Raises:
+        ValueError: it is no number above 0.
+    """
+    if not (argument.isascii() and argument.isdecimal() and int(argument) > 0):
+        raise ValueError(
+            f"the {runner} runner takes a number of {of_what}, 1 or more, as in '{runner}:4', not "
+            f"{argument!r}"
+        )
+    return int(argument)
 
 
 def checked_resources(resources: Mapping[str, float] | None) -> Mapping[str, float]:

@@ -129,6 +129,8 @@ class KeptResult(abc.ABC):
         is_read_anew: it is not to be kept in memory once it was fetched.
     """
 
+    is_stored: ClassVar[bool] = False
+    """Whether it is read from storage, and not from a worker."""
     how_lost: ClassVar[str] = "its result was lost with the worker that kept it"
     """For people, should it come to that."""
 

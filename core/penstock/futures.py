@@ -180,12 +180,16 @@ class PenstockFuture(Generic[R_co]):
         for _ in range(MOST_RECOVERIES):
             kept = state.data
             try:
-                return state.value()
+                value = state.value()
             except LookupError:
                 if not isinstance(kept, KeptResult) or kept.is_read_anew:
                     raise
                 if self.run.engine.loop.is_closed:
                     raise
+            else:
+                if self.run.plan.drops_results:
+                    _drop(self.run, state, kept)
+                return value
             self.run.engine.recover(self.run)
             state = self.run.state
             if state.type is not StateType.COMPLETED:
@@ -246,6 +250,31 @@ class PenstockFuture(Generic[R_co]):
             f"future {self.run.name!r} cannot leave this process; pass it to a task as an "
             "argument of its own, or inside of a list, tuple, set or dict"
         )
+
+
+class _DroppedResult(KeptResult):
+    """Stands for a result that was let go once it was read."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(0, None)
+        self.is_read_anew = True  # it is not lost: nobody makes it again
+        self._name = name
+
+    def fetch(self) -> Any:
+        raise LookupError(
+            f"the result of {self._name!r} was read, and then let go, as retain='states' says: "
+            "keep what result() returned, or leave that option out"
+        )
+
+    def superseded_by(self, value: Any) -> None:
+        """Do nothing: it is not made again."""
+
+
+def _drop(run: Run, state: State[Any], stored: Any) -> None:
+    """Let go of a result; what is read from storage can be had again from there."""
+    can_be_read_again = isinstance(stored, KeptResult) and stored.is_stored
+    left = stored if can_be_read_again else _DroppedResult(run.name)
+    object.__setattr__(state, "data", left)
 
 
 class PenstockFutureList(list[PenstockFuture[R]], Generic[R]):

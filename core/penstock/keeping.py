@@ -194,8 +194,10 @@ def keeping_of(
         policy = NO_CACHE
     persists = options.get("persist_result")
     if persists is None:
-        asks = policy not in (None, NO_CACHE) or any(
-            options.get(name) is not None for name in _STORAGE_OPTIONS
+        asks = (
+            policy not in (None, NO_CACHE)
+            or options.get("result_on") == "storage"
+            or any(options.get(name) is not None for name in _STORAGE_OPTIONS)
         )
         persists = asks or flow_options.get("persist_result")
         if persists is None:

@@ -111,8 +111,10 @@ class Plan:
     """What an attempt needs of what workers have."""
     workers: tuple[str, ...] = ()
     """Where attempts may run, if not anywhere."""
-    result_on: ResultPlace = "auto"
+    result_on: ResultPlace | Literal["storage"] = "auto"
     """Where results are to be, for a runner that can leave them with its workers."""
+    drops_results: bool = False
+    """A future lets go of its result when it was read."""
     keeping: Keeping | None = None
     """What is done with results; None is nothing."""
     on_exit: Literal["wait", "cancel"] = "wait"

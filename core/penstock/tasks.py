@@ -48,6 +48,7 @@ from penstock.logging import run_logger
 from penstock.mapping import map_runs
 from penstock.options import (
     RESULT_PLACES,
+    RETAINED,
     OnError,
     TaskOptions,
     checked_choice,
@@ -119,6 +120,11 @@ class Task(Definition[P, R_co]):
         self._workers = checked_workers(get("workers"), owner)
         self._propagate = checked_variables(get("propagate"), owner)
         self._result_on = checked_choice(get("result_on"), "result_on", RESULT_PLACES, owner)
+        self._retain = checked_choice(get("retain"), "retain", RETAINED, owner)
+        if self._result_on == "storage" and get("persist_result") is False:
+            raise DefinitionError(
+                f"{owner}: result_on='storage' and persist_result=False contradict each other"
+            )
         self._is_hard_limit = is_hard(get("timeout"), owner)
         if get("crash_retries") is not None:
             checked_count(get("crash_retries"), "crash_retries", owner)
@@ -227,8 +233,8 @@ class Task(Definition[P, R_co]):
             propagate=self._propagate + (() if flow_run is None else flow_run.plan.propagate),
             resources=self.resources,
             workers=self._workers,
-            # What is to be stored comes home to be, whatever else is said.
             result_on=self._result_on,
+            drops_results=self._retain == "states",
             refusal=self._refusal_by(runner, engine),
             keeping=keeping,
         )

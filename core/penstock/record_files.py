@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from penstock.exceptions import UnsafeStorageError
 from penstock.records import (
+    RecordHead,
     RecordMetadata,
     UnreadableRecordError,
     pack,
@@ -66,7 +67,7 @@ class RecordFiles:
         self.allow_shared_folder = allow_shared_folder
         self.signing_key = signing_key
 
-    def read(self, key: str) -> tuple[RecordMetadata, list[memoryview]]:
+    def read(self, key: str) -> tuple[RecordHead, list[memoryview]]:
         """Return the whole record of a key, and note that it is in use.
 
         Raises:
@@ -75,9 +76,9 @@ class RecordFiles:
                 was written.
         """
         content = self.filesystem.read_used(path_of(key))
-        metadata, parts = unpack(content, self.signing_key)
-        _check_key(metadata, key)
-        return metadata, parts
+        head, parts = unpack(content, self.signing_key)
+        _check_key(head, key)
+        return head, parts
 
     def read_metadata(self, key: str) -> RecordMetadata:
         """Return what the record of a key says before its value; raises as `read` does."""
@@ -154,7 +155,7 @@ def path_of(key: str) -> str:
     return f"hashed/{digest.hexdigest()}{_SUFFIX}"
 
 
-def _check_key(metadata: RecordMetadata, key: str) -> None:
+def _check_key(found: RecordHead | RecordMetadata, key: str) -> None:
     # Also a signed record must not pass for that of another key.
-    if metadata.key != key:
-        raise UnreadableRecordError(f"it belongs to the key {metadata.key!r}")
+    if found.key != key:
+        raise UnreadableRecordError(f"it belongs to the key {found.key!r}")

@@ -81,7 +81,7 @@ class _TaskPolicy(OptionsOfPolicy):
     ) -> str | None:
         """Hash the task's key and what this policy looks at; None if there is nothing."""
         seen = self._look_at(_Call(task_ctx, inputs or {}, flow_parameters or {}))
-        return None if seen is None else self._key(task_ctx, seen[0])
+        return None if seen is None else self._key(_task_key(task_ctx), seen[0])
 
     def look(
         self,
@@ -96,16 +96,16 @@ class _TaskPolicy(OptionsOfPolicy):
         if seen is None:
             return None
         counted, own_parts = seen
+        task_key = _task_key(task_ctx)
 
         def parts() -> Mapping[str, KeyPart]:
-            task_key = _task_key(task_ctx)
             return {"task": _task_part(task_key), **own_parts()}
 
-        return SeenKey(self._key(task_ctx, counted), parts)
+        return SeenKey(self._key(task_key, counted), parts)
 
-    def _key(self, context: TaskRunContext | None, counted: str) -> str:
+    def _key(self, task_key: str, counted: str) -> str:
         make = _key_of_text if self._varies else _remembered_key_of_text
-        return make(type(self).__name__, _task_key(context), counted)
+        return make(type(self).__name__, task_key, counted)
 
     def _look_at(self, call: _Call) -> _Seen | None:
         raise NotImplementedError
@@ -115,7 +115,8 @@ class _TaskPolicy(OptionsOfPolicy):
 
 
 def _key_of_text(policy: str, task_key: str, counted: str) -> str:
-    return stable_hash((policy, task_key, counted))
+    # As text it is quicker to hash; of the three, only the last may be of several lines.
+    return stable_hash(f"{policy}\n{counted}\n{task_key}")
 
 
 @functools.lru_cache(maxsize=1024)

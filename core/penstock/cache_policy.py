@@ -265,7 +265,7 @@ class CompoundCachePolicy(OptionsOfPolicy):
             )
             for policy in self.policies
         ]
-        return _joint_key(keys)
+        return _joint_key([key for key in keys if key is not None])
 
     def look(
         self,
@@ -304,13 +304,13 @@ class CompoundCachePolicy(OptionsOfPolicy):
         return " - ".join([" + ".join(terms) or "NONE", *left_out])
 
 
-def _joint_key(keys: list[str | None]) -> str | None:
-    counted = [key for key in keys if key is not None]
-    if not counted:
+def _joint_key(keys: list[str]) -> str | None:
+    if not keys:
         return None
     # Text is quicker to hash; where a line cannot be told from a key, it is the list.
-    is_plain = not any("\n" in key for key in counted)
-    return stable_hash("\n".join(counted) if is_plain else counted)
+    text = "\n".join(keys)
+    is_plain = text.count("\n") == len(keys) - 1
+    return stable_hash(text if is_plain else keys)
 
 
 def _free_name(name: str, part: KeyPart, taken: Mapping[str, KeyPart]) -> str:

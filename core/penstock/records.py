@@ -50,9 +50,10 @@ _MAGIC = b"\x89PENREC\n"
 _FORMAT = 2
 _CHECKSUM, _SIGNATURE = 0, 1
 _START = "<8sB32s"
-_HEAD = "BIIIIQq32s"
+_HEAD = "<BIIIIQq32s"
+_BOTH = "<8sB32sBIIIIQq32s"
 _SEALED_AT = struct.calcsize(_START)
-_FIXED_SIZE = struct.calcsize(_START + _HEAD)
+_FIXED_SIZE = struct.calcsize(_BOTH)
 _ALIGNMENT = 64  # as Arrow wants its buffers; numpy needs less
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
@@ -144,7 +145,7 @@ def pack(
     text = _text_of(metadata)
     text += b" " * (-(_FIXED_SIZE + len(lengths) + len(key) + len(name) + len(text)) % _ALIGNMENT)
     head = struct.pack(
-        f"<{_HEAD}",
+        _HEAD,
         _CHECKSUM if signing_key is None else _SIGNATURE,
         len(views),
         len(key),
@@ -238,7 +239,7 @@ def _fields(start: Buffer) -> tuple[Any, ...]:
     """Return what stands in start, seal and head, in the order it is written in."""
     if len(start) < _FIXED_SIZE:
         raise UnreadableRecordError(f"it is not whole: only {len(start)} bytes")
-    fields = struct.unpack_from(_START + _HEAD, start)
+    fields = struct.unpack_from(_BOTH, start)
     if fields[0] != _MAGIC:
         raise UnreadableRecordError("it does not begin as a record does")
     if fields[1] != _FORMAT:

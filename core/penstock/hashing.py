@@ -32,9 +32,10 @@ from penstock.plain_forms import NoStableHashError, full_name
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = ["argument_hashes", "hash_arguments", "parameter_hashes", "stable_hash"]
+__all__ = ["argument_hashes", "hash_arguments", "parameter_hashes", "stable_hash", "text_hash"]
 
 _FORMAT = b"penstock.hash.2\n"  # a change of the format must change this, and so every key
+_TEXT_FORMAT = b"penstock.text.1\n"
 _REFUSED = (NoStableHashError, RecursionError)
 
 
@@ -51,6 +52,11 @@ def stable_hash(value: object) -> str:
     except _REFUSED as error:
         way_out = "leave the argument out of the key (INPUTS - 'its name')"
         raise _unhashable(error, "the value", way_out) from None
+
+
+def text_hash(text: str) -> str:
+    """Hash a text to 32 hexadecimal digits: sooner done than `stable_hash`, and another hash."""
+    return digest(_TEXT_FORMAT + text.encode("utf-8", "surrogatepass")).hex()
 
 
 def argument_hashes(

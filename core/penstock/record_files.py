@@ -144,13 +144,12 @@ class RecordFiles:
 
 def path_of(key: str) -> str:
     """Return where the record of a key is: a path that reads like the key, where that can be."""
-    if (
-        len(key) <= _LONGEST_PLAIN_KEY
-        and _PLAIN_KEY.fullmatch(key)
+    if len(key) <= _LONGEST_PLAIN_KEY:
+        if key.isalnum() and key.isascii():  # as almost all are: a digest
+            return key + _SUFFIX
         # No folder is to have the name of a record.
-        and _SUFFIX + "/" not in key
-    ):
-        return key + _SUFFIX
+        if _PLAIN_KEY.fullmatch(key) and _SUFFIX + "/" not in key:
+            return key + _SUFFIX
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16)
     return f"hashed/{digest.hexdigest()}{_SUFFIX}"
 

@@ -76,6 +76,14 @@ class _TaskPolicy(OptionsOfPolicy):
 
     _name: ClassVar[str] = ""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Who makes keys of their own is looked at from outside, as any other policy is.
+        if cls.compute_key is not _TaskPolicy.compute_key and cls.look is _TaskPolicy.look:
+            cls.look = CachePolicy.look  # type: ignore[assignment]  # it has other types
+        if cls.look is not _TaskPolicy.look:
+            cls._term = CachePolicy._term  # type: ignore[assignment]
+
     def compute_key(
         self,
         task_ctx: TaskRunContext | None,
@@ -84,7 +92,7 @@ class _TaskPolicy(OptionsOfPolicy):
         **kwargs: Any,  # noqa: ARG002  (part of the interface)
     ) -> str | None:
         """Hash the task's key and what this policy looks at; None if there is nothing."""
-        term = self._own_term(task_ctx, inputs, flow_parameters)
+        term = _TaskPolicy._term(self, task_ctx, inputs, flow_parameters)
         return None if term is None else text_hash(term.key)
 
     def look(
@@ -94,22 +102,10 @@ class _TaskPolicy(OptionsOfPolicy):
         flow_parameters: dict[str, Any] | None,
     ) -> SeenKey | None:
         """Return the key, and what gives all that this policy looks at."""
-        if self._is_overridden():
-            return super().look(task_ctx, inputs, flow_parameters)  # type: ignore[arg-type]  # its own types
-        term = self._own_term(task_ctx, inputs, flow_parameters)
+        term = self._term(task_ctx, inputs, flow_parameters)
         return None if term is None else SeenKey(text_hash(term.key), term.parts)
 
     def _term(
-        self,
-        task_ctx: TaskRunContext | None,
-        inputs: dict[str, Any] | None,
-        flow_parameters: dict[str, Any] | None,
-    ) -> SeenKey | None:
-        if self._is_overridden():
-            return super()._term(task_ctx, inputs, flow_parameters)  # type: ignore[arg-type]  # its own types
-        return self._own_term(task_ctx, inputs, flow_parameters)
-
-    def _own_term(
         self,
         task_ctx: TaskRunContext | None,
         inputs: dict[str, Any] | None,
@@ -126,10 +122,6 @@ class _TaskPolicy(OptionsOfPolicy):
 
         # It can be read in one way only: a bar may be in the last of the three alone.
         return SeenKey(f"{type(self).__name__}|{counted}|{task_key}", parts)
-
-    def _is_overridden(self) -> bool:
-        """Whether a subclass makes keys of its own."""
-        return type(self).compute_key is not _TaskPolicy.compute_key
 
     def _look_at(self, call: _Call) -> _Seen | None:
         raise NotImplementedError

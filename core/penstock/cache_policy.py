@@ -283,8 +283,11 @@ class CompoundCachePolicy(OptionsOfPolicy):
         flow_parameters: dict[str, Any],
     ) -> SeenKey | None:
         """Return the key, and what gives the parts of all its parts."""
-        found = [policy._term(task_ctx, inputs, flow_parameters) for policy in self.policies]
-        counted = [term for term in found if term is not None]
+        counted: list[SeenKey] = []
+        for policy in self.policies:
+            term = policy._term(task_ctx, inputs, flow_parameters)
+            if term is not None:
+                counted.append(term)
         if not counted:
             return None
 

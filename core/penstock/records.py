@@ -192,8 +192,8 @@ def _text_of(metadata: RecordMetadata) -> bytes:
 
 def start_size(start: Buffer) -> int:
     """Return how many bytes `unpack_metadata` needs, given at least the first 128."""
-    part_count, key_size, name_size, text_size = _fields(start)[4:8]
-    return _FIXED_SIZE + 8 * part_count + key_size + name_size + text_size
+    part_count, *sizes = _fields(start)[4:8]
+    return _FIXED_SIZE + 8 * int(part_count) + sum(sizes)
 
 
 def total_size(start: Buffer) -> int:

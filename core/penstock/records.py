@@ -192,8 +192,9 @@ def _text_of(metadata: RecordMetadata) -> bytes:
 
 def start_size(start: Buffer) -> int:
     """Return how many bytes `unpack_metadata` needs, given at least the first 128."""
-    part_count, *sizes = _fields(start)[4:8]
-    return _FIXED_SIZE + 8 * int(part_count) + sum(sizes)
+    part_count, key_size, name_size, text_size = _fields(start)[4:8]
+    size: int = _FIXED_SIZE + 8 * part_count + key_size + name_size + text_size
+    return size
 
 
 def total_size(start: Buffer) -> int:
@@ -250,9 +251,8 @@ def _fields(start: Buffer) -> tuple[Any, ...]:
 
 
 def _read_head(start: Buffer, signing_key: bytes | None) -> RecordHead:
-    fields = _fields(start)
-    seal, sealed_by, part_count, key_size, name_size, text_size = fields[2:8]
-    payload_size, expires, payload_digest = fields[8:]
+    _, _, seal, sealed_by, part_count, key_size, name_size, text_size, *of_payload = _fields(start)
+    payload_size, expires, payload_digest = of_payload
     if signing_key is None and sealed_by == _SIGNATURE:
         raise UnreadableRecordError("it is signed, and no key is set here", is_damaged=False)
     if signing_key is not None and sealed_by != _SIGNATURE:

@@ -102,6 +102,13 @@ def test_a_signature_vouches_for_metadata_and_value() -> None:
             unpack(changed, b"secret")
 
 
+def test_what_decides_about_a_value_is_known_before_the_rest_is_read() -> None:
+    metadata = METADATA._replace(expires_at=NOON, serializer="json", run_name="train-1")
+    head, _ = unpack(bytearray(b"".join(pack(metadata, [b"value"]))))
+    assert (head.key, head.expires_at, head.serializer) == ("key", NOON, "json")
+    assert head.metadata == metadata
+
+
 def test_what_metadata_json_does_not_hold_is_noted_as_it_shows() -> None:
     metadata = METADATA._replace(parts={"limit": {1}, "ok": 2})
     (start,) = pack(metadata, [])

@@ -74,6 +74,7 @@ _Seen: TypeAlias = "tuple[str, Callable[[], Mapping[str, KeyPart]]]"
 class _TaskPolicy(OptionsOfPolicy):
     """A policy whose keys belong to one task."""
 
+    uses_flow_parameters = False
     _name: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -81,6 +82,7 @@ class _TaskPolicy(OptionsOfPolicy):
         # Who makes keys of their own is looked at from outside, as any other policy is.
         if cls.compute_key is not _TaskPolicy.compute_key and cls.look is _TaskPolicy.look:
             cls.look = CachePolicy.look  # type: ignore[assignment]  # it has other types
+            cls.uses_flow_parameters = CachePolicy.uses_flow_parameters
         if cls.look is not _TaskPolicy.look:
             cls._term = CachePolicy._term  # type: ignore[assignment]
 
@@ -233,6 +235,7 @@ class RunId(_TaskPolicy):
 class FlowParameters(_TaskPolicy):
     """The parameters of the flow around the task; no key if there are none."""
 
+    uses_flow_parameters = True
     _name: ClassVar[str] = "FLOW_PARAMETERS"
 
     def _look_at(self, call: _Call) -> _Seen | None:

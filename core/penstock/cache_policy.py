@@ -85,6 +85,8 @@ class CachePolicy:
     """Whether equal keys in flight wait for each other."""
     lock_manager: Any = None
     """What they wait with."""
+    uses_flow_parameters: bool = True
+    """Whether to tell it the parameters of the flow; to bind them takes time in every call."""
 
     @classmethod
     def from_cache_key_fn(
@@ -264,6 +266,8 @@ class CompoundCachePolicy(OptionsOfPolicy):
             else:
                 kept.append(part)
         object.__setattr__(self, "policies", tuple(kept))
+        uses = any(policy.uses_flow_parameters for policy in kept)
+        object.__setattr__(self, "uses_flow_parameters", uses)
 
     def compute_key(
         self,

@@ -80,7 +80,8 @@ class Keeping:
         policy = self.policy
         if policy is NO_CACHE:
             return None
-        parameters = {} if flow_run is None else flow_run.parameters
+        is_told = policy.uses_flow_parameters
+        parameters = flow_run.parameters if is_told and flow_run is not None else {}
         task, inputs = run.plan.subject, run.parameters
         if bound := task.bound_to():
             inputs = {**bound, **inputs}

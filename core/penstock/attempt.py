@@ -117,7 +117,7 @@ class KeptResult:
     """A result that stayed with the workers, and is an argument for attempts of the same runner.
 
     To be subclassed. It is no ABC since every value is asked whether it is one of these: of the
-    instances of an ABC that takes ten times as long.
+    instances of an ABC that takes several times as long.
 
     Attributes:
         nbytes: about how large the value is, in bytes.

@@ -17,8 +17,8 @@ seal. So the metadata can be trusted without a look at the payload, which may be
 byte of a record can be changed, cut off or added without its being noticed. The key is among what
 is sealed: a record that was moved to another key's place is noticed, too.
 
-What decides whether a value may be used is not in the text, which takes longer to read than all
-the rest of a small record, and which only those read who ask about the record.
+What decides whether a value may be used is not in the text: to read that takes as long as all the
+rest of a small record, and is left to those who ask about the record.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _FORMAT = 2
 _CHECKSUM, _SIGNATURE = 0, 1
 _START = "<8sB32s"
 _HEAD = "<BIIIIQq32s"
-_BOTH = "<8sB32sBIIIIQq32s"
+_BOTH = _START + _HEAD[1:]
 _SEALED_AT = struct.calcsize(_START)
 _FIXED_SIZE = struct.calcsize(_BOTH)
 _ALIGNMENT = 64  # as Arrow wants its buffers; numpy needs less

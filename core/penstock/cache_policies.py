@@ -74,7 +74,7 @@ _Seen: TypeAlias = "tuple[str, Callable[[], Mapping[str, KeyPart]]]"
 class _TaskPolicy(OptionsOfPolicy):
     """A policy whose keys belong to one task."""
 
-    uses_flow_parameters = False
+    uses_flow_parameters: ClassVar[bool] = False
     _name: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -235,7 +235,7 @@ class RunId(_TaskPolicy):
 class FlowParameters(_TaskPolicy):
     """The parameters of the flow around the task; no key if there are none."""
 
-    uses_flow_parameters = True
+    uses_flow_parameters: ClassVar[bool] = True
     _name: ClassVar[str] = "FLOW_PARAMETERS"
 
     def _look_at(self, call: _Call) -> _Seen | None:

@@ -85,7 +85,7 @@ class CachePolicy:
     """Whether equal keys in flight wait for each other."""
     lock_manager: Any = None
     """What they wait with."""
-    uses_flow_parameters: bool = True
+    uses_flow_parameters: ClassVar[bool] = True
     """Whether to tell it the parameters of the flow; to bind them takes time in every call."""
 
     @classmethod

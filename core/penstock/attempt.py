@@ -6,7 +6,6 @@ since they are immutable, cheap to make by the ten thousand, and pickle by posit
 
 from __future__ import annotations
 
-import abc
 import pickle
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
@@ -114,8 +113,11 @@ class Packed(NamedTuple):
         return pickle.loads(self.data, buffers=self.buffers)
 
 
-class KeptResult(abc.ABC):
+class KeptResult:
     """A result that stayed with the workers, and is an argument for attempts of the same runner.
+
+    To be subclassed. No `abc.ABC`: of every value it is asked whether it is one, which would then
+    take ten times as long.
 
     Attributes:
         nbytes: about how large the value is, in bytes.
@@ -131,17 +133,17 @@ class KeptResult(abc.ABC):
         self.runner: Any = runner
         self.producer: Any = None
 
-    @abc.abstractmethod
     def fetch(self) -> Any:
         """Bring the value here; in any thread, and never with the engine's lock held.
 
         Raises:
             LookupError: it was lost with its worker, or the workers are gone.
         """
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def superseded_by(self, value: Any) -> None:
         """Stand, from now on, for the same value made again: kept anew, or the value itself."""
+        raise NotImplementedError
 
 
 class Outcome(NamedTuple):

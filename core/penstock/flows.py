@@ -245,7 +245,7 @@ class Flow(Definition[P, R_co]):
         require_flow_run("flow.submit()")
         run = self._new_run(args, kwargs, wait_for, is_submitted=True)
         run.context = contextvars.copy_context()
-        run.engine.submit(run)
+        run.engine.submit([run])
         return PenstockFuture(run)
 
     def _new_run(

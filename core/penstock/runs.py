@@ -131,6 +131,14 @@ class MapGroup:
         self.runs: list[TaskRun] = []
         self.failed_index: int | None = None
 
+    def has_ended(self) -> bool:
+        """Whether those that have not begun must not begin any more."""
+        return self.failed_index is not None
+
+    def reason(self) -> str:
+        """Return why they end as cancelled."""
+        return f"sibling [{self.failed_index}] failed"
+
 
 class Run:
     """What task runs and flow runs share.
@@ -150,42 +158,47 @@ class Run:
     """
 
     __slots__ = (
+        "__dict__",
         "__weakref__",
         "_history",
         "_id_bits",
-        "_name",
         "args",
         "attempt_id",
-        "callbacks",
-        "cancel_reason",
-        "cancel_requested",
-        "children",
         "context",
-        "dependents",
-        "depth",
         "engine",
         "flow_run",
-        "hook_errors",
-        "interrupt",
         "kwargs",
         "left",
         "life",
         "parent",
         "plan",
-        "priority",
         "run_count",
         "seen",
-        "siblings",
         "starting",
         "state",
-        "tolerates",
-        "upstream",
         "waiters",
-        "waits_on",
         "was_submitted",
     )
 
     is_flow_run: ClassVar[bool] = False
+
+    # What few runs have of their own stands here until then: in a map of many, all of these would
+    # take a third of the time and memory of a run.
+    _name: str | None = None
+    callbacks: list[Callable[..., object]] | None = None
+    cancel_reason: str | None = None
+    cancel_requested: bool = False
+    children: list[Run] | None = None
+    dependents: list[TaskRun | FlowRun] | None = None
+    depth: int = 0
+    group: MapGroup | None = None
+    hook_errors: int = 0
+    interrupt: BaseException | None = None
+    priority: int = 0
+    siblings: Siblings | None = None
+    tolerates: frozenset[Run] = frozenset()
+    upstream: Sequence[Run] = ()
+    waits_on: Sequence[Run] = ()
 
     def __init__(
         self,
@@ -211,25 +224,11 @@ class Run:
         self.was_submitted: bool = False
         self.left: int = -1  # until the driver has looked at it
         self.attempt_id: int = 0
-        self.depth: int = 0
-        self.priority: int = 0
-        self.hook_errors: int = 0
-        self.interrupt: BaseException | None = None
         self.starting: State[Any] | None = None
-        self.upstream: Sequence[Run] = ()
-        self.tolerates: frozenset[Run] = frozenset()
-        self.dependents: list[TaskRun | FlowRun] | None = None
         self.waiters: list[Waiter] | None = None
-        self.callbacks: list[Callable[..., object]] | None = None
-        self.waits_on: Sequence[Run] = ()
-        self.cancel_requested: bool = False
-        self.cancel_reason: str | None = None
-        self.children: list[Run] | None = None
-        self.siblings: Siblings | None = None
         self.context: contextvars.Context | None = None
         self.life: Generator[Any, Any, State[Any]] | None = None
         self._id_bits: int = 0
-        self._name: str | None = None
 
     @property
     def states(self) -> list[State[Any]]:
@@ -301,7 +300,8 @@ class Run:
     def forget_inputs(self) -> None:
         """Let go of what only a run that is not over needs."""
         self.args = _FORGOTTEN
-        self.siblings = None
+        if self.siblings is not None:
+            self.siblings = None
         self.kwargs = _NO_ARGUMENTS
         self.context = None
         self.life = None
@@ -346,18 +346,16 @@ class TaskRun(Run):
         resources: while an attempt is under way, which of the runner's resources it has, by name.
     """
 
-    __slots__ = (
-        "group",
-        "key",
-        "key_parts",
-        "making",
-        "map_index",
-        "number",
-        "recalled",
-        "resources",
-        "task_inputs",
-        "transaction",
-    )
+    __slots__ = ("map_index", "number")
+
+    # As above.
+    key: str | None = None
+    key_parts: Mapping[str, Any] | None = None
+    making: Making | None = None
+    recalled: Any = None
+    resources: Mapping[str, tuple[int, ...]] = _NO_ARGUMENTS
+    task_inputs: Mapping[str, Sequence[Run]] = _NO_ARGUMENTS
+    transaction: Any = None
 
     def __init__(
         self,
@@ -372,15 +370,7 @@ class TaskRun(Run):
     ) -> None:
         super().__init__(plan, engine, flow_run, parent, args, kwargs, now)
         self.number: int = number
-        self.group: MapGroup | None = None
         self.map_index: int | None = None
-        self.key: str | None = None
-        self.key_parts: Mapping[str, Any] | None = None
-        self.recalled: Any = None
-        self.making: Making | None = None
-        self.transaction: Any = None
-        self.resources: Mapping[str, tuple[int, ...]] = _NO_ARGUMENTS
-        self.task_inputs: Mapping[str, Sequence[Run]] = {}
 
     @property
     def task(self) -> Any:

@@ -672,7 +672,7 @@ def test_another_runner_of_the_flow_goes_on_when_one_breaks() -> None:
 
 def test_cancel_before_the_driver_has_looked_at_the_run(bench: Bench) -> None:
     engine: Engine = bench.engine
-    run = work._new_run((), {}, None)
+    run = work._new_run(work._place(), (), {}, None)
     run.was_submitted = True
     bench.flow_run.active.add(run)
     assert engine.cancel([run], "not needed", kill=False)

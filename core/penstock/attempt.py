@@ -169,6 +169,8 @@ class Outcome(NamedTuple):
     """``lost``: arguments that were lost with their workers before it could begin."""
     children: bytes | None = None
     """The packed descriptions of runs that began and ended inside of this attempt, elsewhere."""
+    began_at: float | None = None
+    """As `Started.at`, where both are learnt at once: then there is no `Started`."""
 
 
 def run_here(attempt: Attempt, worker: str = "") -> Outcome:

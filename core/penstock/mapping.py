@@ -152,11 +152,13 @@ class MappedCall:
         self, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]
     ) -> list[PenstockFuture[Any]]:
         """Submit a run for each call."""
-        return list(map(PenstockFuture, self.task.submit_runs(calls, self.wait_for, self._prepare)))
+        runs = self.task.submit_runs(calls, self.wait_for, self._prepare)
+        return [PenstockFuture(run) for run in runs]
 
     def _prepare(self, run: TaskRun) -> None:
         run.map_index, self.count = self.count, self.count + 1
-        run.siblings = self.siblings
+        if self.siblings is not None:
+            run.siblings = self.siblings
         group = self.group
         if group.on_error != "continue":
             run.group = group
@@ -168,8 +170,7 @@ class MappedCall:
         def fail() -> None:
             raise error
 
-        (run,) = type(self.task)(fn=fail, name=self.task.name).submit_runs([((), {})])
-        return run
+        return type(self.task)(fn=fail, name=self.task.name).submit_run((), {})
 
     def _name(self, place: int | str) -> str:
         if isinstance(place, str):

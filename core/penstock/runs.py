@@ -319,6 +319,9 @@ class Run:
 
     def mark_seen(self) -> None:
         """Note that somebody looked at how this run ended, and so at what made it fail."""
+        if self.state.name != "UpstreamFailed":
+            self.seen = True
+            return
         unseen: list[Run] = [self]  # no recursion: a chain of runs may be long
         while unseen:
             run = unseen.pop()

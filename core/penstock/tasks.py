@@ -355,8 +355,7 @@ class Task(Definition[P, R_co]):
         Raises:
             TypeError: the function cannot be called like this; no run has begun.
         """
-        (run,) = self.submit_runs([(args, kwargs)], wait_for)
-        future: PenstockFuture[Any] = PenstockFuture(run)
+        future: PenstockFuture[Any] = PenstockFuture(self.submit_run(args, kwargs, wait_for))
         if return_state:
             future.wait()
             return future.state
@@ -421,41 +420,41 @@ class Task(Definition[P, R_co]):
             return [future.state for future in futures]
         return futures
 
+    def submit_run(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any = None
+    ) -> TaskRun:
+        """Make a run and hand it to the engine. For `submit`; use that."""
+        place = self._place_to_submit()
+        run = self._run_to_submit(place, args, kwargs, prerequisites(wait_for))
+        place.engine.submit([run])
+        return run
+
     def submit_runs(
         self,
         calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]],
-        wait_for: Any = None,
-        prepare: Callable[[TaskRun], None] | None = None,
+        wait_for: Any,
+        prepare: Callable[[TaskRun], None],
     ) -> list[TaskRun]:
-        """Make a run of each call and hand them to the engine. For `submit` and `map`; use those.
+        """Make a run of each call and hand them to the engine, many at once. For `map`; use that.
 
         Args:
             calls: positional and keyword arguments of each.
             wait_for: futures that must be over first.
             prepare: called with each run before the engine has it.
         """
-        place = self._place()
-        runner = place.plan.runner
-        if place.plan.refusal:
-            raise RunnerCannotError(
-                f"task {self.name!r} cannot be submitted to the task runner "
-                f"{runner.description!r}: {place.plan.refusal}"
-            )
+        place = self._place_to_submit()
+        # A runner that runs in its caller would have Ctrl-C wait until many of them have run.
+        most = 1 if place.plan.runner.capabilities.runs_in_caller else MOST_AT_ONCE
         wait_for = prerequisites(wait_for)
-        most = 1 if runner.capabilities.runs_in_caller else MOST_AT_ONCE
         runs: list[TaskRun] = []
         for some in batched(calls, most):
             made = len(runs)
             try:
                 for args, kwargs in some:
-                    run = self._new_run(place, args, kwargs, wait_for)
-                    if prepare is not None:
-                        prepare(run)
-                    run.priority = self.priority
-                    run.context = contextvars.copy_context()
+                    run = self._run_to_submit(place, args, kwargs, wait_for)
+                    prepare(run)
                     runs.append(run)
-                    _log_creation(run, "Submitted task run %r for execution.")
-            finally:  # also if Ctrl-C came in between: what counts as begun must come to an end
+            finally:  # also after Ctrl-C: what counts as begun must come to an end
                 place.engine.submit(runs[made:])
         return runs
 
@@ -498,6 +497,26 @@ class Task(Definition[P, R_co]):
         if planned is not self:  # not kept: each access to a method makes a bound task
             plan = dataclasses.replace(plan, subject=self, run_name=self._run_name)
         return _Place(plan, engine, flow_run, parent)
+
+    def _place_to_submit(self) -> _Place:
+        place = self._place()
+        plan = place.plan
+        if plan.refusal:
+            raise RunnerCannotError(
+                f"task {self.name!r} cannot be submitted to the task runner "
+                f"{plan.runner.description!r}: {plan.refusal}"
+            )
+        return place
+
+    def _run_to_submit(
+        self, place: _Place, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any
+    ) -> TaskRun:
+        run = self._new_run(place, args, kwargs, wait_for)
+        if self.priority:
+            run.priority = self.priority
+        run.context = contextvars.copy_context()
+        _log_creation(run, "Submitted task run %r for execution.")
+        return run
 
     def _new_run(
         self, place: _Place, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any

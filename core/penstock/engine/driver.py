@@ -20,7 +20,6 @@ from penstock.engine.commands import (
     READY,
     RECALL,
     RESOLVE,
-    CancelChildren,
     Execute,
     Sleep,
 )
@@ -307,18 +306,6 @@ class Engine(Cancelling):
 
         return value_of
 
-    def perform(self, run: Run, command: Any) -> Any:
-        """Perform a command that does not wait."""
-        if type(command) is CancelChildren:
-            self.cancel_children(
-                run,  # type: ignore[arg-type]  # only flows ask this
-                command.reason,
-                kill=command.kill,
-                keep_for=command.keep_for,
-            )
-            return None
-        return super().perform(run, command)
-
     # --- the end of a run --------------------------------------------------------------
 
     def close_books(self, run: Run) -> None:
@@ -413,11 +400,7 @@ class Engine(Cancelling):
         if kind is Outcome:
             self.attempt_ended(event)
         elif kind is Started:
-            run = self.dispatcher.attempts.get(event.attempt_id)
-            if run is not None:
-                if run.plan.runner.starved:  # what runs may not count against its credit any more
-                    self.dispatcher.feed_again(run.plan.runner)
-                self.attempt_began(run, event)
+            self.attempt_began(event.attempt_id, event.at)
         elif kind is Begin:
             self._begin(event.run)
         elif kind is Broken:

@@ -265,9 +265,8 @@ class Crew:
         self._forget_sent(worker, job)
         assert job.pace is not None
         job.pace.learn(seconds)
-        if job.attempt.report_start and not job.is_started:
-            job.client.report(Started(job.attempt.id, worker.name, called))
-        outcome = outcome_of(job.attempt, head, buffers, worker.name)
+        began_at = called if job.attempt.report_start and not job.is_started else None
+        outcome = outcome_of(job.attempt, head, buffers, worker.name, began_at)
         killing = worker.killing
         if killing is not None and killing.job is job and called + seconds > killing.asked_at:
             # Perhaps only since asking for the stack interrupted a system call: no end to believe.

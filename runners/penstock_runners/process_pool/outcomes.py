@@ -15,7 +15,11 @@ __all__ = ["outcome_of"]
 
 
 def outcome_of(
-    attempt: Attempt, head: tuple[Any, ...], buffers: list[bytearray], worker: str
+    attempt: Attempt,
+    head: tuple[Any, ...],
+    buffers: list[bytearray],
+    worker: str,
+    began_at: float | None,
 ) -> Outcome:
     """Return the outcome that a DONE frame tells of."""
     _, _, how, payload, _, seconds, children = head
@@ -32,4 +36,6 @@ def outcome_of(
             first, *buffers = buffers
             payload = bytes(first)
         value = Packed(payload, tuple(buffers))
-    return Outcome(attempt.id, kind, value, error, "", True, seconds, worker, (), children)
+    return Outcome(
+        attempt.id, kind, value, error, "", True, seconds, worker, (), children, began_at
+    )

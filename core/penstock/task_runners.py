@@ -10,7 +10,6 @@ from __future__ import annotations
 import abc
 import copy
 import dataclasses
-import importlib.metadata
 import math
 import types
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -29,6 +28,7 @@ from penstock.exceptions import TaskRunnerNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from importlib.metadata import EntryPoint
     from typing import Self
 
 __all__ = [
@@ -287,11 +287,13 @@ def load_task_runner(spec: str | TaskRunner | type[TaskRunner]) -> TaskRunner:
         raise TaskRunnerNotFound(f"task runner {spec!r}: {error}") from error
 
 
-_known: dict[str, importlib.metadata.EntryPoint] = {}
+_known: dict[str, EntryPoint] = {}
 """The entry points seen so far: to look for them is to read a file of every installed package."""
 
 
 def _class_named(name: str, spec: str) -> type[TaskRunner]:
+    import importlib.metadata  # a tenth of what `import penstock` would take
+
     if name not in _known:  # its package may have been installed a moment ago
         found = importlib.metadata.entry_points(group=ENTRY_POINTS)
         _known.update({point.name: point for point in found})

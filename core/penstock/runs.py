@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from penstock.keeping import Keeping
     from penstock.retries import RetryPolicy
 
-__all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun"]
+__all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun", "made_at"]
 
 _id_lock = threading.Lock()
 # Not `uuid.uuid4`: asking the kernel lets go of the GIL, which a submit in a loop then has to win
@@ -59,8 +59,8 @@ class EngineOfRun(Protocol):
         """Drive, or wait, until the waiter is satisfied; false at the timeout."""
         ...
 
-    def watch(self, run: Run, waiter: Waiter) -> None:
-        """Tell the waiter when the run ends; at once if it has."""
+    def watch(self, runs: Sequence[Run], waiter: Waiter) -> None:
+        """Tell the waiter when a run ends; at once of those that have."""
         ...
 
     def cancel(self, runs: Sequence[Run], reason: str, *, kill: bool) -> bool:
@@ -140,6 +140,11 @@ class MapGroup:
         return f"sibling [{self.failed_index}] failed"
 
 
+def made_at(at: float) -> State[Any]:
+    """Return the first state of the runs that are made at this time."""
+    return State(StateType.PENDING, "Pending", None, None, at)
+
+
 class Run:
     """What task runs and flow runs share.
 
@@ -208,7 +213,7 @@ class Run:
         parent: Run | None,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        now: float,
+        first: State[Any],
     ) -> None:
         self.plan: Plan = plan
         self.engine: Any = engine
@@ -216,16 +221,15 @@ class Run:
         self.parent: Run | None = parent
         self.args: tuple[Any, ...] = args
         self.kwargs: Mapping[str, Any] = kwargs
-        first: State[Any] = State(StateType.PENDING, "Pending", None, None, now)
         self.state: State[Any] = first
-        self._history: list[State[Any]] | tuple[float, float] = [first]
+        self._history: list[State[Any]] | tuple[float, float] | None = None
         self.run_count: int = 0
         self.seen: bool = False
         self.was_submitted: bool = False
         self.left: int = -1  # until the driver has looked at it
         self.attempt_id: int = 0
         self.starting: State[Any] | None = None
-        self.waiters: list[Waiter] | None = None
+        self.waiters: tuple[Waiter, ...] = ()
         self.context: contextvars.Context | None = None
         self.life: Generator[Any, Any, State[Any]] | None = None
         self._id_bits: int = 0
@@ -236,9 +240,18 @@ class Run:
         history = self._history
         if isinstance(history, list):
             return history
-        pending: State[Any] = State(StateType.PENDING, "Pending", None, None, history[0])
+        if history is None:  # it is in its first state
+            return [self.state]
         running: State[Any] = State(StateType.RUNNING, "Running", None, None, history[1])
-        return [pending, running, self.state]
+        return [made_at(history[0]), running, self.state]
+
+    def move_to(self, state: State[Any]) -> None:
+        """Be in this state, the latest of the history. For `advance`."""
+        if self._history is None:
+            self._history = [self.state, state]
+        else:
+            self.states.append(state)
+        self.state = state
 
     @property
     def id_bits(self) -> int:
@@ -368,10 +381,10 @@ class TaskRun(Run):
         parent: Run | None,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        now: float,
+        first: State[Any],
         number: int,
     ) -> None:
-        super().__init__(plan, engine, flow_run, parent, args, kwargs, now)
+        super().__init__(plan, engine, flow_run, parent, args, kwargs, first)
         self.number: int = number
         self.map_index: int | None = None
 
@@ -460,10 +473,10 @@ class FlowRun(Run):
         parent: Run | None,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        now: float,
+        first: State[Any],
         name: str,
     ) -> None:
-        super().__init__(plan, engine, flow_run, parent, args, kwargs, now)
+        super().__init__(plan, engine, flow_run, parent, args, kwargs, first)
         self._name = name
         self.active: set[Run] = set()
         self.idle_waiters: list[Waiter] = []

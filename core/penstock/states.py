@@ -420,11 +420,13 @@ TriggerFailed = UpstreamFailed
 class HasState(Protocol):
     """What `advance` moves: anything with a state and a history."""
 
-    state: State[Any]
-
     @property
-    def states(self) -> list[State[Any]]:
-        """The history, to be appended to."""
+    def state(self) -> State[Any]:
+        """Where it stands."""
+        ...
+
+    def move_to(self, state: State[Any]) -> None:
+        """Be in this state, and have it at the end of the history."""
         ...
 
 
@@ -458,6 +460,5 @@ def advance(run: HasState, new: State[R], now: float) -> State[R]:
         new = dataclasses.replace(new, at=now)
     else:
         _put_at(new, now)  # nobody else has seen it: still being made
-    run.state = new
-    run.states.append(new)
+    run.move_to(new)
     return new

@@ -65,7 +65,7 @@ from penstock.options import (
 )
 from penstock.retries import RetryPolicy, exponential_backoff
 from penstock.runner_choice import handle_for
-from penstock.runs import FlowRun, Plan, TaskRun
+from penstock.runs import FlowRun, Plan, TaskRun, made_at
 from penstock.source_hashing import source_hash
 from penstock.states import State, StateType
 
@@ -91,12 +91,13 @@ MOST_AT_ONCE = 64
 
 
 class _Place(NamedTuple):
-    """Where a run is made: what all those of one task have in common there."""
+    """Where runs of a task are made, and when."""
 
     plan: Plan
     engine: Any
     flow_run: FlowRun | None
     parent: Run | None
+    first: State[Any]
 
 
 class Task(Definition[P, R_co]):
@@ -449,6 +450,7 @@ class Task(Definition[P, R_co]):
         runs: list[TaskRun] = []
         for some in batched(calls, most):
             made = len(runs)
+            place = place._replace(first=made_at(place.engine.clock.time()))
             try:
                 for args, kwargs in some:
                     run = self._run_to_submit(place, args, kwargs, wait_for)
@@ -496,7 +498,7 @@ class Task(Definition[P, R_co]):
             plan = plans[key] = planned.plan(engine.settings, flow_run, engine, tags)
         if planned is not self:  # not kept: each access to a method makes a bound task
             plan = dataclasses.replace(plan, subject=self, run_name=self._run_name)
-        return _Place(plan, engine, flow_run, parent)
+        return _Place(plan, engine, flow_run, parent, made_at(engine.clock.time()))
 
     def _place_to_submit(self) -> _Place:
         place = self._place()
@@ -543,8 +545,8 @@ class Task(Definition[P, R_co]):
 
     def _bare_run(self, place: _Place, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TaskRun:
         """Return a run of which the runs around it know nothing yet."""
-        now = place.engine.clock.time()
-        return TaskRun(*place, args, kwargs or _NO_KEYWORDS, now, -1)
+        plan, engine, flow_run, parent, first = place
+        return TaskRun(plan, engine, flow_run, parent, args, kwargs or _NO_KEYWORDS, first, -1)
 
     # --- other forms -------------------------------------------------------------------
 

@@ -92,12 +92,12 @@ async def prepare(run: Run, engine: Engine) -> None:
         direct.prepare(run, engine)
         return
     admitted = AsyncWaiter(asyncio.get_running_loop())
-    run.waiters = [admitted]
+    run.waiters = (admitted,)
     if not engine.loop.run_home(lambda: engine.dispatcher.admit_here(run)):
         engine.loop.ensure_standby(urgent=True)
         await admitted.wait()
         engine.loop.run_home(lambda: engine.dispatcher.admission.begin(run))
-    run.waiters = None
+    run.waiters = ()
 
 
 async def recall(run: TaskRun, engine: Engine) -> Any:

@@ -342,11 +342,10 @@ class Engine(Cancelling):
         self.note_made_again(run)
         self.close_books(run)
         with self._lock:
-            waiters, run.waiters = run.waiters, None
+            waiters, run.waiters = run.waiters, ()
             callbacks = run.callbacks
-        if waiters:
-            for waiter in waiters:
-                waiter.finished(run)
+        for waiter in waiters:
+            waiter.finished(run)
         dependents = run.dependents
         if dependents:
             run.dependents = None

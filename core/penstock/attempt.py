@@ -70,7 +70,8 @@ class Attempt(NamedTuple):
     report_start: bool = False
     """Send `Started` when the function begins: states and deadlines count from there.
 
-    It may be left out where the outcome follows within a few milliseconds.
+    It may be left out where the outcome follows within a few milliseconds; where the outcome is
+    there by the time that this is known, `Outcome.began_at` says it instead.
     """
     is_async: bool = False
     """`fn` is a coroutine function or an async generator function."""

@@ -362,6 +362,18 @@ def test_a_runner_that_is_not_installed_says_how_to_install_it(
         run_on("dask")
 
 
+def test_a_runner_that_was_found_is_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.metadata
+
+    run_on("inline")
+
+    def look(**_: Any) -> Any:
+        raise AssertionError("it takes a file of every installed package")
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", look)
+    assert run_on("inline") == 3
+
+
 @pytest.mark.parametrize("spec", ["thread:0", "thread:-1", "thread:many", "thread:1.5"])
 def test_a_runner_refuses_what_it_does_not_understand(spec: str) -> None:
     with pytest.raises(TaskRunnerNotFound, match="takes a number of threads, 1 or more"):

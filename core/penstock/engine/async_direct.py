@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +29,13 @@ from penstock.worker.calling import call_async
 from penstock.worker.prints import captured
 
 if TYPE_CHECKING:
+    import asyncio
+
     from penstock.engine.driver import Engine
     from penstock.runs import FlowRun, Run, Tally, TaskRun
     from penstock.states import State
+else:
+    import penstock._asyncio as asyncio
 
 __all__ = ["drive_async", "perform"]
 

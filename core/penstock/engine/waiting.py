@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from penstock.logging import run_logger
 from penstock.states import StateType
 
 if TYPE_CHECKING:
+    import asyncio
     import threading
     from collections.abc import Callable, Iterator, Sequence
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from penstock.engine.loop import Loop
     from penstock.futures import PenstockFuture
     from penstock.runs import FlowRun, Run
+else:
+    import penstock._asyncio as asyncio
 
 __all__ = ["AsyncWaiter", "Waiting"]
 

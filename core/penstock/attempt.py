@@ -75,7 +75,8 @@ class Attempt(NamedTuple):
     report_start: bool = False
     """Send `Started` when the function begins: states and deadlines count from there.
 
-    It may be left out where the outcome follows within a few milliseconds.
+    It may be left out where the outcome follows within a few milliseconds; where the outcome is
+    there by the time that this is known, `Outcome.began_at` says it instead.
     """
     is_async: bool = False
     """`fn` is a coroutine function or an async generator function."""
@@ -181,6 +182,8 @@ class Outcome(NamedTuple):
     stored_bytes: int | None = None
     """``returned``: the worker has stored the result, so large, by `Environment.writer`. It is no
     `value`, unless it stays with the worker as well."""
+    began_at: float | None = None
+    """As `Started.at`, where both are learnt at once: then there is no `Started`."""
 
 
 def run_here(attempt: Attempt, worker: str = "") -> Outcome:

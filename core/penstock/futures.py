@@ -166,7 +166,10 @@ class PenstockFuture(Generic[R_co]):
                     f"{run.name!r} is not over after {timeout} s (state {run.state}); it goes on"
                 )
         run.mark_seen()
-        state = run.state
+        return self._value_or_failure(raise_on_failure)
+
+    def _value_or_failure(self, raise_on_failure: bool) -> R_co | BaseException:
+        state = self.run.state
         if state.type is StateType.COMPLETED:
             return self._value(state)
         error = state.exception()
@@ -284,7 +287,7 @@ class PenstockFutureList(list[PenstockFuture[R]], Generic[R]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all runs are over, at most `timeout` seconds."""
-        wait(self, timeout)
+        _wait_for(list(self), timeout, ALL_COMPLETED)
 
     @overload
     def result(
@@ -302,14 +305,13 @@ class PenstockFutureList(list[PenstockFuture[R]], Generic[R]):
             BaseException: the failure of the first, in order, that failed.
         """
         futures = list(self)
-        _, not_done = wait(futures, timeout)
-        if not_done:
-            raise TimeoutError(f"{len(not_done)} of {len(futures)} runs are not over: {timeout} s")
+        _wait_for(futures, timeout, ALL_COMPLETED)
+        left = len(_open_runs(futures))
+        if left:
+            raise TimeoutError(f"{left} of {len(futures)} runs are not over: {timeout} s")
         for future in futures:
             future.run.mark_seen()  # whoever asks for all has to do with all that failed
-        if raise_on_failure:
-            return [future.result() for future in futures]
-        return [future.result(raise_on_failure=False) for future in futures]
+        return [future._value_or_failure(raise_on_failure) for future in futures]
 
     def cancel(self, kill: bool = False) -> bool:
         """Cancel all runs that are not over; see `PenstockFuture.cancel`."""
@@ -345,7 +347,15 @@ def wait(
             f"not {return_when!r}"
         )
     wanted = list(futures)
-    open_runs = list({future.run: None for future in wanted if not future.done()})
+    _wait_for(wanted, timeout, return_when)
+    done = {future for future in wanted if future.done()}
+    return DoneAndNotDone(done, set(wanted) - done)
+
+
+def _wait_for(
+    wanted: Sequence[PenstockFuture[Any]], timeout: float | None, return_when: ReturnWhen
+) -> None:
+    open_runs = _open_runs(wanted)
     is_enough = (
         not open_runs
         or (return_when == FIRST_COMPLETED and len(open_runs) < len({f.run for f in wanted}))
@@ -353,8 +363,11 @@ def wait(
     )
     if not is_enough:
         open_runs[0].engine.wait_for_runs(open_runs, timeout, return_when)
-    done = {future for future in wanted if future.done()}
-    return DoneAndNotDone(done, set(wanted) - done)
+
+
+def _open_runs(futures: Sequence[PenstockFuture[Any]]) -> list[Run]:
+    """Return the runs that are not over, each once."""
+    return list({future.run: None for future in futures if not future.run.state.is_final()})
 
 
 def _ended_badly(future: PenstockFuture[Any]) -> bool:

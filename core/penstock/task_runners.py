@@ -10,7 +10,6 @@ from __future__ import annotations
 import abc
 import copy
 import dataclasses
-import importlib.metadata
 import math
 import types
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -29,6 +28,7 @@ from penstock.exceptions import TaskRunnerNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from importlib.metadata import EntryPoint
     from typing import Self
 
 __all__ = [
@@ -309,18 +309,26 @@ def load_task_runner(spec: str | TaskRunner | type[TaskRunner]) -> TaskRunner:
         raise TaskRunnerNotFound(f"task runner {spec!r}: {error}") from error
 
 
+_known: dict[str, EntryPoint] = {}
+"""The entry points seen so far: to look for them is to read a file of every installed package."""
+
+
 def _class_named(name: str, spec: str) -> type[TaskRunner]:
-    known = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
-    if name not in known:
+    import importlib.metadata  # a tenth of what `import penstock` would take
+
+    if name not in _known:  # its package may have been installed a moment ago
+        found = importlib.metadata.entry_points(group=ENTRY_POINTS)
+        _known.update({point.name: point for point in found})
+    if name not in _known:
         extra = _EXTRAS.get(name)
         hint = f'; for {name!r}, run: pip install "penstock[{extra}]"' if extra else ""
         raise TaskRunnerNotFound(
             f"no task runner is called {name!r} (given as {spec!r}). There are: "
-            f"{', '.join(sorted(known)) or 'none, is penstock installed?'}{hint}. A package adds "
+            f"{', '.join(sorted(_known)) or 'none, is penstock installed?'}{hint}. A package adds "
             f"its own by an entry point in the group {ENTRY_POINTS!r}."
         )
     try:
-        loaded = known[name].load()
+        loaded = _known[name].load()
     except ImportError as error:
         extra = _EXTRAS.get(name, name)
         raise TaskRunnerNotFound(

@@ -138,12 +138,12 @@ def prepare(run: Run, engine: Engine) -> None:
     if not run.plan.is_held:
         return
     admitted = Waiter()
-    run.waiters = [admitted]
+    run.waiters = (admitted,)
     if not engine.loop.run_home(lambda: engine.dispatcher.admit_here(run)):
         with engine.lending():
             engine.loop.wait(admitted)
         engine.loop.run_home(lambda: engine.dispatcher.admission.begin(run))
-    run.waiters = None
+    run.waiters = ()
 
 
 def execute(run: Run, engine: Engine, state: State[Any]) -> Report:

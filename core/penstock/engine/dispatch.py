@@ -198,7 +198,7 @@ class Dispatcher:
         if run.was_submitted:
             self._line_up(run)
         else:  # called directly: its thread waits for this
-            for waiter in run.waiters or ():
+            for waiter in run.waiters:
                 waiter.finished(run)
 
     def end_attempt(self, outcome: Outcome) -> Run | None:

@@ -7,7 +7,6 @@ values from the beginning again.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING, Any
@@ -22,12 +21,15 @@ from penstock.tracebacks import cut_own_frames
 from penstock.worker.prints import captured
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 
     from penstock.engine.driver import Engine
     from penstock.engine.lineage import Ledger
     from penstock.runs import Run
     from penstock.states import State
+else:
+    import penstock._asyncio as asyncio
 
 __all__ = ["iterate", "iterate_async"]
 

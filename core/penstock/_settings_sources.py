@@ -8,7 +8,6 @@ import logging
 import os
 import stat
 import time
-import tomllib
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from penstock.exceptions import SettingsError
@@ -246,6 +245,8 @@ def _read(path: str) -> ProjectFile | None:
         # Most pyproject.toml files are not about us: not parsed, and not ours to complain about.
         if not is_own and b"penstock" not in content:
             return None
+        import tomllib  # 3 ms of every start, where no file is about us
+
         document = tomllib.loads(content.decode())
     except OSError as error:
         raise SettingsError(f"{shown} cannot be read: {error}") from error

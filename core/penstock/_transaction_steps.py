@@ -5,16 +5,18 @@ The course is written once, as generators that yield steps (`transactions`).
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from penstock._awaiting import finish
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Generator
 
     from penstock.locking import LockManager
+else:
+    import penstock._asyncio as asyncio
 
 __all__ = ["Course", "RunHook", "Step", "TakeLock", "UseStore", "await_course", "run_course"]
 

@@ -6,7 +6,6 @@ since they are immutable, cheap to make by the ten thousand, and pickle by posit
 
 from __future__ import annotations
 
-import abc
 import pickle
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
@@ -76,7 +75,8 @@ class Attempt(NamedTuple):
     report_start: bool = False
     """Send `Started` when the function begins: states and deadlines count from there.
 
-    It may be left out where the outcome follows within a few milliseconds.
+    It may be left out where the outcome follows within a few milliseconds; where the outcome is
+    there by the time that this is known, `Outcome.began_at` says it instead.
     """
     is_async: bool = False
     """`fn` is a coroutine function or an async generator function."""
@@ -119,8 +119,11 @@ class Packed(NamedTuple):
         return pickle.loads(self.data, buffers=self.buffers)
 
 
-class KeptResult(abc.ABC):
+class KeptResult:
     """A result that stayed with the workers, and is an argument for attempts of the same runner.
+
+    To be subclassed. It is no ABC since every value is asked whether it is one of these: of the
+    instances of an ABC that takes several times as long.
 
     Attributes:
         nbytes: about how large the value is, in bytes.
@@ -129,6 +132,8 @@ class KeptResult(abc.ABC):
         is_read_anew: it is not to be kept in memory once it was fetched.
     """
 
+    is_stored: ClassVar[bool] = False
+    """Whether it is read from storage, and not from a worker."""
     how_lost: ClassVar[str] = "its result was lost with the worker that kept it"
     """For people, should it come to that."""
 
@@ -138,17 +143,17 @@ class KeptResult(abc.ABC):
         self.runner: Any = runner
         self.producer: Any = None
 
-    @abc.abstractmethod
     def fetch(self) -> Any:
         """Bring the value here; in any thread, and never with the engine's lock held.
 
         Raises:
             LookupError: it was lost with its worker, or the workers are gone.
         """
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def superseded_by(self, value: Any) -> None:
         """Stand, from now on, for the same value made again: kept anew, or the value itself."""
+        raise NotImplementedError
 
 
 class Outcome(NamedTuple):
@@ -177,6 +182,8 @@ class Outcome(NamedTuple):
     stored_bytes: int | None = None
     """``returned``: the worker has stored the result, so large, by `Environment.writer`. It is no
     `value`, unless it stays with the worker as well."""
+    began_at: float | None = None
+    """As `Started.at`, where both are learnt at once: then there is no `Started`."""
 
 
 def run_here(attempt: Attempt, worker: str = "") -> Outcome:

@@ -21,7 +21,13 @@ from penstock.cache_policy import (
     SeenKey,
     TaskRunContext,
 )
-from penstock.hashing import argument_hashes, hash_arguments, parameter_hashes, stable_hash
+from penstock.hashing import (
+    argument_hashes,
+    hash_arguments,
+    parameter_hashes,
+    stable_hash,
+    text_hash,
+)
 from penstock.key_parts import KeyPart, KeyParts, explain, short_text
 from penstock.source_graph import source_graph
 from penstock.source_hashing import source_hash
@@ -68,9 +74,17 @@ _Seen: TypeAlias = "tuple[str, Callable[[], Mapping[str, KeyPart]]]"
 class _TaskPolicy(OptionsOfPolicy):
     """A policy whose keys belong to one task."""
 
+    uses_flow_parameters: ClassVar[bool] = False
     _name: ClassVar[str] = ""
-    _varies: ClassVar[bool] = False
-    """What is looked at differs from call to call; of a source, or a run, the key is remembered."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Who makes keys of their own is looked at from outside, as any other policy is.
+        if cls.compute_key is not _TaskPolicy.compute_key and cls.look is _TaskPolicy.look:
+            cls.look = CachePolicy.look  # type: ignore[assignment]  # it has other types
+            cls.uses_flow_parameters = CachePolicy.uses_flow_parameters
+        if cls.look is not _TaskPolicy.look:
+            cls._term = CachePolicy._term  # type: ignore[assignment]
 
     def compute_key(
         self,
@@ -80,8 +94,8 @@ class _TaskPolicy(OptionsOfPolicy):
         **kwargs: Any,  # noqa: ARG002  (part of the interface)
     ) -> str | None:
         """Hash the task's key and what this policy looks at; None if there is nothing."""
-        seen = self._look_at(_Call(task_ctx, inputs or {}, flow_parameters or {}))
-        return None if seen is None else self._key(task_ctx, seen[0])
+        term = _TaskPolicy._term(self, task_ctx, inputs, flow_parameters)
+        return None if term is None else text_hash(term.key)
 
     def look(
         self,
@@ -90,22 +104,26 @@ class _TaskPolicy(OptionsOfPolicy):
         flow_parameters: dict[str, Any] | None,
     ) -> SeenKey | None:
         """Return the key, and what gives all that this policy looks at."""
-        if type(self).compute_key is not _TaskPolicy.compute_key:  # a subclass has its own
-            return super().look(task_ctx, inputs, flow_parameters)  # type: ignore[arg-type]  # its own types
+        term = self._term(task_ctx, inputs, flow_parameters)
+        return None if term is None else SeenKey(text_hash(term.key), term.parts)
+
+    def _term(
+        self,
+        task_ctx: TaskRunContext | None,
+        inputs: dict[str, Any] | None,
+        flow_parameters: dict[str, Any] | None,
+    ) -> SeenKey | None:
         seen = self._look_at(_Call(task_ctx, inputs or {}, flow_parameters or {}))
         if seen is None:
             return None
         counted, own_parts = seen
+        task_key = "" if task_ctx is None else task_ctx.task.task_key
 
         def parts() -> Mapping[str, KeyPart]:
-            task_key = _task_key(task_ctx)
             return {"task": _task_part(task_key), **own_parts()}
 
-        return SeenKey(self._key(task_ctx, counted), parts)
-
-    def _key(self, context: TaskRunContext | None, counted: str) -> str:
-        make = _key_of_text if self._varies else _remembered_key_of_text
-        return make(type(self).__name__, _task_key(context), counted)
+        # It can be read in one way only: a bar may be in the last of the three alone.
+        return SeenKey(f"{type(self).__name__}|{counted}|{task_key}", parts)
 
     def _look_at(self, call: _Call) -> _Seen | None:
         raise NotImplementedError
@@ -114,20 +132,9 @@ class _TaskPolicy(OptionsOfPolicy):
         return self._name
 
 
-def _key_of_text(policy: str, task_key: str, counted: str) -> str:
-    return stable_hash((policy, task_key, counted))
-
-
 @functools.lru_cache(maxsize=1024)
 def _task_part(task_key: str) -> KeyPart:
     return KeyPart(stable_hash(task_key), task_key)
-
-
-_remembered_key_of_text = functools.lru_cache(maxsize=1024)(_key_of_text)
-
-
-def _task_key(context: TaskRunContext | None) -> str:
-    return "" if context is None else context.task.task_key
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -137,8 +144,6 @@ class Inputs(_TaskPolicy):
     Computing the key raises `UnhashableInputError` if an argument that counts has no stable hash.
     A name to leave out that is no argument of the task is no error: tasks may share a policy.
     """
-
-    _varies: ClassVar[bool] = True
 
     exclude: Iterable[str] = ()
     """Names of arguments to leave out; kept as a sorted tuple."""
@@ -230,6 +235,7 @@ class RunId(_TaskPolicy):
 class FlowParameters(_TaskPolicy):
     """The parameters of the flow around the task; no key if there are none."""
 
+    uses_flow_parameters: ClassVar[bool] = True
     _name: ClassVar[str] = "FLOW_PARAMETERS"
 
     def _look_at(self, call: _Call) -> _Seen | None:

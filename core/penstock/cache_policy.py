@@ -14,7 +14,7 @@ import reprlib
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from penstock.hashing import stable_hash
+from penstock.hashing import stable_hash, text_hash
 from penstock.key_parts import KeyPart, KeyParts, cut, without_addresses
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class CachePolicy:
     """Whether equal keys in flight wait for each other."""
     lock_manager: Any = None
     """What they wait with."""
+    uses_flow_parameters: ClassVar[bool] = True
+    """Whether to tell it the parameters of the flow; to bind them takes time in every call."""
 
     @classmethod
     def from_cache_key_fn(
@@ -144,6 +146,20 @@ class CachePolicy:
             return None
         name = f"key by {self._expression()}"
         return SeenKey(key, lambda: {name: _text_part(key)})
+
+    def _term(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+    ) -> SeenKey | None:
+        """Return what a sum hashes of this policy; as `look` for the rest.
+
+        Any text that only equal calls share, which need not be a hash. Those of policies that have
+        no such text of their own begin as no other does.
+        """
+        seen = self.look(task_ctx, inputs, flow_parameters)
+        return None if seen is None else SeenKey(f"={seen.key}", seen.parts)
 
     def __add__(self, other: object) -> CachePolicy:
         """Return a policy whose key changes when either key does.
@@ -250,22 +266,19 @@ class CompoundCachePolicy(OptionsOfPolicy):
             else:
                 kept.append(part)
         object.__setattr__(self, "policies", tuple(kept))
+        uses = any(policy.uses_flow_parameters for policy in kept)
+        object.__setattr__(self, "uses_flow_parameters", uses)
 
     def compute_key(
         self,
         task_ctx: TaskRunContext,
         inputs: dict[str, Any],
         flow_parameters: dict[str, Any],
-        **kwargs: Any,
+        **kwargs: Any,  # noqa: ARG002  (part of the interface)
     ) -> str | None:
-        """Hash the keys of the parts; those that give None do not count."""
-        keys = [
-            policy.compute_key(
-                task_ctx=task_ctx, inputs=inputs, flow_parameters=flow_parameters, **kwargs
-            )
-            for policy in self.policies
-        ]
-        return _joint_key(keys)
+        """Hash what the parts look at; those that give None do not count."""
+        seen = self.look(task_ctx, inputs, flow_parameters)
+        return None if seen is None else seen.key
 
     def look(
         self,
@@ -274,19 +287,21 @@ class CompoundCachePolicy(OptionsOfPolicy):
         flow_parameters: dict[str, Any],
     ) -> SeenKey | None:
         """Return the key, and what gives the parts of all its parts."""
-        found = [policy.look(task_ctx, inputs, flow_parameters) for policy in self.policies]
-        counted = [each for each in found if each is not None]
-        key = _joint_key([each.key for each in counted])
-        if key is None:
+        counted: list[SeenKey] = []
+        for policy in self.policies:
+            term = policy._term(task_ctx, inputs, flow_parameters)
+            if term is not None:
+                counted.append(term)
+        if not counted:
             return None
 
         def joint_parts() -> Mapping[str, KeyPart]:
             parts: dict[str, KeyPart] = {}
-            for name, part in (item for each in counted for item in each.parts().items()):
+            for name, part in (item for term in counted for item in term.parts().items()):
                 parts[_free_name(name, part, parts)] = part
             return parts
 
-        return SeenKey(key, joint_parts)
+        return SeenKey(_joint_key([term.key for term in counted]), joint_parts)
 
     def __sub__(self, other: object) -> CachePolicy:
         """Return the sum of its parts, each without this input."""
@@ -304,13 +319,11 @@ class CompoundCachePolicy(OptionsOfPolicy):
         return " - ".join([" + ".join(terms) or "NONE", *left_out])
 
 
-def _joint_key(keys: list[str | None]) -> str | None:
-    counted = [key for key in keys if key is not None]
-    if not counted:
-        return None
-    # Text is quicker to hash; where a line cannot be told from a key, it is the list.
-    is_plain = not any("\n" in key for key in counted)
-    return stable_hash("\n".join(counted) if is_plain else counted)
+def _joint_key(terms: list[str]) -> str:
+    # Text is quicker to hash; where a line cannot be told from a term, it is the list.
+    text = "\n".join(terms)
+    is_plain = text.count("\n") == len(terms) - 1
+    return text_hash(text) if is_plain else stable_hash(terms)
 
 
 def _free_name(name: str, part: KeyPart, taken: Mapping[str, KeyPart]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import pathlib
@@ -26,10 +27,12 @@ def usable_cpus() -> int:
     return by_affinity if quota is None else max(1, min(by_affinity, math.ceil(quota)))
 
 
+@functools.cache
 def cgroup_cpus(root: pathlib.Path = _ROOT) -> float | None:
     """Return how many CPUs' worth of time the cgroup may use; None: no limit, or no cgroups.
 
-    A quota holds for the whole tree below it, so the least on the way up counts.
+    A quota holds for the whole tree below it, so the least on the way up counts. It is read once:
+    every flow asks, and that takes a dozen files.
     """
     quotas: list[float] = []
     for directory in _cgroup_directories(root):

@@ -50,7 +50,7 @@ from penstock.options import (
 from penstock.parameters import ParameterCheck
 from penstock.retries import RetryPolicy
 from penstock.runner_choice import carrier_for, choose, describe, handle_for
-from penstock.runs import FlowRun, Plan
+from penstock.runs import FlowRun, Plan, made_at
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ class Flow(Definition[P, R_co]):
         require_flow_run("flow.submit()")
         run = self._new_run(args, kwargs, wait_for, is_submitted=True)
         run.context = contextvars.copy_context()
-        run.engine.submit(run)
+        run.engine.submit([run])
         return PenstockFuture(run)
 
     def _new_run(
@@ -278,7 +278,8 @@ class Flow(Definition[P, R_co]):
         if seen is None and self._checks_parameters:
             args, kwargs = self._check.arguments(args, kwargs, parameters, self.signature)
         plan = self.plan(now, around, TAGS.get())
-        run = FlowRun(plan, engine, around, parent, args, kwargs, engine.clock.time(), names.slug())
+        first = made_at(engine.clock.time())
+        run = FlowRun(plan, engine, around, parent, args, kwargs, first, names.slug())
         if seen is not None:
             run.upstream, _, has_marks = seen
             if has_marks and not run.upstream:

@@ -166,7 +166,10 @@ class PenstockFuture(Generic[R_co]):
                     f"{run.name!r} is not over after {timeout} s (state {run.state}); it goes on"
                 )
         run.mark_seen()
-        state = run.state
+        return self._value_or_failure(raise_on_failure)
+
+    def _value_or_failure(self, raise_on_failure: bool) -> R_co | BaseException:
+        state = self.run.state
         if state.type is StateType.COMPLETED:
             return self._value(state)
         error = state.exception()
@@ -180,12 +183,16 @@ class PenstockFuture(Generic[R_co]):
         for _ in range(MOST_RECOVERIES):
             kept = state.data
             try:
-                return state.value()
+                value = state.value()
             except LookupError:
                 if not isinstance(kept, KeptResult) or kept.is_read_anew:
                     raise
                 if self.run.engine.loop.is_closed:
                     raise
+            else:
+                if self.run.plan.drops_results:
+                    _drop(self.run, state, kept)
+                return value
             self.run.engine.recover(self.run)
             state = self.run.state
             if state.type is not StateType.COMPLETED:
@@ -248,6 +255,31 @@ class PenstockFuture(Generic[R_co]):
         )
 
 
+class _DroppedResult(KeptResult):
+    """Stands for a result that was let go once it was read."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(0, None)
+        self.is_read_anew = True  # it is not lost: nobody makes it again
+        self._name = name
+
+    def fetch(self) -> Any:
+        raise LookupError(
+            f"the result of {self._name!r} was read, and then let go, as retain='states' says: "
+            "keep what result() returned, or leave that option out"
+        )
+
+    def superseded_by(self, value: Any) -> None:
+        """Do nothing: it is not made again."""
+
+
+def _drop(run: Run, state: State[Any], stored: Any) -> None:
+    """Let go of a result; what is read from storage can be had again from there."""
+    can_be_read_again = isinstance(stored, KeptResult) and stored.is_stored
+    left = stored if can_be_read_again else _DroppedResult(run.name)
+    object.__setattr__(state, "data", left)
+
+
 class PenstockFutureList(list[PenstockFuture[R]], Generic[R]):
     """What `.map()` gives: a list of futures that can be waited for as a whole."""
 
@@ -255,7 +287,7 @@ class PenstockFutureList(list[PenstockFuture[R]], Generic[R]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all runs are over, at most `timeout` seconds."""
-        wait(self, timeout)
+        _wait_for(list(self), timeout, ALL_COMPLETED)
 
     @overload
     def result(
@@ -273,14 +305,13 @@ class PenstockFutureList(list[PenstockFuture[R]], Generic[R]):
             BaseException: the failure of the first, in order, that failed.
         """
         futures = list(self)
-        _, not_done = wait(futures, timeout)
-        if not_done:
-            raise TimeoutError(f"{len(not_done)} of {len(futures)} runs are not over: {timeout} s")
+        _wait_for(futures, timeout, ALL_COMPLETED)
+        left = len(_open_runs(futures))
+        if left:
+            raise TimeoutError(f"{left} of {len(futures)} runs are not over: {timeout} s")
         for future in futures:
             future.run.mark_seen()  # whoever asks for all has to do with all that failed
-        if raise_on_failure:
-            return [future.result() for future in futures]
-        return [future.result(raise_on_failure=False) for future in futures]
+        return [future._value_or_failure(raise_on_failure) for future in futures]
 
     def cancel(self, kill: bool = False) -> bool:
         """Cancel all runs that are not over; see `PenstockFuture.cancel`."""
@@ -316,7 +347,15 @@ def wait(
             f"not {return_when!r}"
         )
     wanted = list(futures)
-    open_runs = list({future.run: None for future in wanted if not future.done()})
+    _wait_for(wanted, timeout, return_when)
+    done = {future for future in wanted if future.done()}
+    return DoneAndNotDone(done, set(wanted) - done)
+
+
+def _wait_for(
+    wanted: Sequence[PenstockFuture[Any]], timeout: float | None, return_when: ReturnWhen
+) -> None:
+    open_runs = _open_runs(wanted)
     is_enough = (
         not open_runs
         or (return_when == FIRST_COMPLETED and len(open_runs) < len({f.run for f in wanted}))
@@ -324,8 +363,11 @@ def wait(
     )
     if not is_enough:
         open_runs[0].engine.wait_for_runs(open_runs, timeout, return_when)
-    done = {future for future in wanted if future.done()}
-    return DoneAndNotDone(done, set(wanted) - done)
+
+
+def _open_runs(futures: Sequence[PenstockFuture[Any]]) -> list[Run]:
+    """Return the runs that are not over, each once."""
+    return list({future.run: None for future in futures if not future.run.state.is_final()})
 
 
 def _ended_badly(future: PenstockFuture[Any]) -> bool:

@@ -32,9 +32,11 @@ from penstock.plain_forms import NoStableHashError, full_name
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = ["argument_hashes", "hash_arguments", "parameter_hashes", "stable_hash"]
+__all__ = ["argument_hashes", "hash_arguments", "parameter_hashes", "stable_hash", "text_hash"]
 
 _FORMAT = b"penstock.hash.2\n"  # a change of the format must change this, and so every key
+_TEXT_FORMAT = b"penstock.text.1\n"
+_REFUSED = (NoStableHashError, RecursionError)
 
 
 def stable_hash(value: object) -> str:
@@ -45,31 +47,43 @@ def stable_hash(value: object) -> str:
     Raises:
         UnhashableInputError: part of the value has none; the message says where it is.
     """
-    return _hash(value, "the value", "leave the argument out of the key (INPUTS - 'its name')")
+    try:
+        return _hash(value)
+    except _REFUSED as error:
+        way_out = "leave the argument out of the key (INPUTS - 'its name')"
+        raise _unhashable(error, "the value", way_out) from None
+
+
+def text_hash(text: str) -> str:
+    """Hash a text to 32 hexadecimal digits: sooner done than `stable_hash`, and another hash."""
+    return digest(_TEXT_FORMAT + text.encode("utf-8", "surrogatepass")).hex()
 
 
 def argument_hashes(
     arguments: Mapping[str, object], without: Collection[str] = ()
 ) -> dict[str, str]:
     """Hash a call's arguments one by one, sorted by name; errors name the argument."""
-    return {
-        name: _hash(
-            arguments[name],
-            f"argument {name!r}",
-            f"leave the argument out of the key (cache_policy=INPUTS - {name!r})",
-        )
-        for name in sorted(arguments)
-        if name not in without
-    }
+    hashes: dict[str, str] = {}
+    for name in sorted(arguments):
+        if name not in without:
+            try:
+                hashes[name] = _hash(arguments[name])
+            except _REFUSED as error:
+                way_out = f"leave the argument out of the key (cache_policy=INPUTS - {name!r})"
+                raise _unhashable(error, f"argument {name!r}", way_out) from None
+    return hashes
 
 
 def parameter_hashes(parameters: Mapping[str, object]) -> dict[str, str]:
     """Hash a flow's parameters one by one, sorted by name; errors name the parameter."""
-    way_out = "leave FLOW_PARAMETERS out of the cache policy"
-    return {
-        name: _hash(parameters[name], f"flow parameter {name!r}", way_out)
-        for name in sorted(parameters)
-    }
+    hashes: dict[str, str] = {}
+    for name in sorted(parameters):
+        try:
+            hashes[name] = _hash(parameters[name])
+        except _REFUSED as error:
+            way_out = "leave FLOW_PARAMETERS out of the cache policy"
+            raise _unhashable(error, f"flow parameter {name!r}", way_out) from None
+    return hashes
 
 
 def hash_arguments(arguments: Mapping[str, object]) -> str:
@@ -77,24 +91,21 @@ def hash_arguments(arguments: Mapping[str, object]) -> str:
     return stable_hash(argument_hashes(arguments))
 
 
-def _hash(value: object, place: str, way_out: str) -> str:
-    try:
-        encoded = encode(value)
-    except NoStableHashError as error:
-        raise UnhashableInputError(_reason(error, place, way_out)) from None
-    except RecursionError:
-        raise UnhashableInputError(
+def _hash(value: object) -> str:
+    return digest(_FORMAT + encode(value)).hex()
+
+
+def _unhashable(
+    error: NoStableHashError | RecursionError, place: str, way_out: str
+) -> UnhashableInputError:
+    if isinstance(error, RecursionError):
+        return UnhashableInputError(
             f"{place} cannot be part of a cache key: it is nested too deeply. Ways out: {way_out}, "
-            f"give {type(value).__name__} a method __stable_hash__(), or give the task a "
-            "cache_key_fn."
-        ) from None
-    return digest(_FORMAT + encoded).hex()
-
-
-def _reason(error: NoStableHashError, place: str, way_out: str) -> str:
+            "keep it flat, or give the task a cache_key_fn."
+        )
     where = " -> ".join([place, *filter(None, reversed(error.steps))])
     advice = f" ({error.advice})" if error.advice else ""
-    return (
+    return UnhashableInputError(
         f"{where} cannot be part of a cache key: {full_name(error.type)} has no stable hash"
         f"{advice}. Ways out: {way_out}, give {error.type.__name__} a method __stable_hash__(), "
         "or give the task a cache_key_fn."

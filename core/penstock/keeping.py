@@ -80,11 +80,12 @@ class Keeping:
         policy = self.policy
         if policy is NO_CACHE:
             return None
-        parameters = {} if flow_run is None else flow_run.parameters
-        task = run.plan.subject
-        return policy.look(
-            TaskRunView(task, run), {**task.bound_to(), **run.parameters}, parameters
-        )
+        is_told = policy.uses_flow_parameters
+        parameters = flow_run.parameters if is_told and flow_run is not None else {}
+        task, inputs = run.plan.subject, run.parameters
+        if bound := task.bound_to():
+            inputs = {**bound, **inputs}
+        return policy.look(TaskRunView(task, run), inputs, parameters)
 
     def parts_of(self, seen: SeenKey) -> KeyParts:
         """Return a key with what it was made of."""
@@ -234,8 +235,10 @@ def keeping_of(
         policy = NO_CACHE
     persists = options.get("persist_result")
     if persists is None:
-        asks = policy not in (None, NO_CACHE) or any(
-            options.get(name) is not None for name in _STORAGE_OPTIONS
+        asks = (
+            policy not in (None, NO_CACHE)
+            or options.get("result_on") == "storage"
+            or any(options.get(name) is not None for name in _STORAGE_OPTIONS)
         )
         persists = asks or flow_options.get("persist_result")
         if persists is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from penstock.annotations import Annotation, allow_failure
@@ -120,41 +121,48 @@ class MappedCall:
                 f"{self.task.name}.map() needs iterables of equal length, not {shown}; "
                 "wrap what every run should get in unmapped(...)"
             )
-        rows = zip(*columns.values(), strict=True)
-        return [self.submit(row) for row in rows]
+        return self.submit(self.calls(columns))
 
-    def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Yield items as they are pulled, until the shortest iterable ends."""
-        return zip(*(iter(value) for value in self.mapped.values()), strict=False)
+    def pulled(self) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """Yield calls as their items are pulled, until the shortest iterable ends."""
+        return self.calls(self.mapped)
 
-    def submit(self, row: Sequence[Any]) -> PenstockFuture[Any]:
-        """Submit the run for one row of items."""
-        args, kwargs = self.args, self.kwargs
-        args = args.copy()
-        if kwargs:
-            kwargs = kwargs.copy()
-        for place, item in zip(self.mapped, row, strict=True):
-            value = allow_failure(item) if place in self._allowed else item
-            if isinstance(place, int):
-                args[place] = value
-            else:
-                kwargs[place] = value
-        index, self.count = self.count, self.count + 1
-        group, siblings = self.group, self.siblings
+    def calls(
+        self, mapped: Mapping[int | str, Iterable[Any]]
+    ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """Yield the arguments of one call after the other, until the shortest iterable ends."""
 
-        def prepare(run: TaskRun) -> None:
-            run.map_index = index
-            run.siblings = siblings
-            if group.on_error != "continue":
-                run.group = group
-                group.runs.append(run)
+        def column(place: int | str, value: Any) -> Iterator[Any]:
+            if place not in mapped:
+                return itertools.repeat(value)
+            items = mapped[place]
+            return map(allow_failure, items) if place in self._allowed else iter(items)
 
-        run = self.task.submit_run(tuple(args), kwargs, self.wait_for, prepare)
-        if group.failed_index is not None and not run.state.is_final():
-            run.engine.cancel(
-                [run], f"sibling [{group.failed_index}] failed", kill=group.on_error == "fail_fast"
-            )
-        return PenstockFuture(run)
+        args = [column(place, value) for place, value in enumerate(self.args)]
+        kwargs = [column(name, value) for name, value in self.kwargs.items()]
+        return zip(
+            zip(*args, strict=False) if args else itertools.repeat(()),
+            (dict(zip(self.kwargs, row, strict=True)) for row in zip(*kwargs, strict=False))
+            if kwargs
+            else itertools.repeat({}),
+            strict=False,
+        )
+
+    def submit(
+        self, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]
+    ) -> list[PenstockFuture[Any]]:
+        """Submit a run for each call."""
+        runs = self.task.submit_runs(calls, self.wait_for, self._prepare)
+        return [PenstockFuture(run) for run in runs]
+
+    def _prepare(self, run: TaskRun) -> None:
+        run.map_index, self.count = self.count, self.count + 1
+        if self.siblings is not None:
+            run.siblings = self.siblings
+        group = self.group
+        if group.on_error != "continue":
+            run.group = group
+            group.runs.append(run)
 
     def failing_run(self, error: Exception) -> TaskRun:
         """Submit a run of the task's name that raises this error."""
@@ -192,12 +200,12 @@ class FutureStream(PenstockFutureList[R]):
     map takes no more memory than a short one.
     """
 
-    __slots__ = ("_ahead", "_call", "_exhausted", "_limit", "_rows", "_touched")
+    __slots__ = ("_ahead", "_call", "_calls", "_exhausted", "_limit", "_touched")
 
     def __init__(self, call: MappedCall, max_in_flight: int | None) -> None:
         super().__init__()
         self._call = call
-        self._rows = call.rows()
+        self._calls = call.pulled()
         self._ahead: deque[PenstockFuture[R]] = deque()
         self._exhausted = False
         self._touched = False
@@ -212,11 +220,11 @@ class FutureStream(PenstockFutureList[R]):
 
     def _fill(self) -> None:
         while not self._exhausted and (self._limit is None or len(self._ahead) < self._limit):
-            row = next(self._rows, None)
-            if row is None:
+            following = next(self._calls, None)
+            if following is None:
                 self._exhausted = True
                 return
-            future = self._call.submit(row)
+            (future,) = self._call.submit([following])
             if self._limit is None:
                 self._limit = max(1, AHEAD_PER_SLOT * slots_of(future))
             self._ahead.append(future)
@@ -312,7 +320,8 @@ class DeferredFutureList(PenstockFutureList[R]):
         failed = any(not origin.run.state.is_completed() for origin in self.origins)
         try:
             if failed:
-                return [call.submit([_stand_in(value) for value in call.mapped.values()])]
+                one = {place: [_stand_in(value)] for place, value in call.mapped.items()}
+                return call.submit(call.calls(one))
             call.mapped = {place: _items(value) for place, value in call.mapped.items()}
             return call.submit_all()
         except Exception as error:  # noqa: BLE001  (nobody calls us: a failed run tells of it)

@@ -28,7 +28,8 @@ TaskRunnerSpec: TypeAlias = str | TaskRunner | type[TaskRunner]
 """A runner by name (``"thread:8"``), as an object, or as a class to be made without arguments."""
 Delays: TypeAlias = "RetryDelays"
 _FOR_EVER = timedelta(days=365_000)
-RESULT_PLACES = ("auto", "driver", "cluster")
+RETAINED = ("results", "states")
+RESULT_PLACES = ("auto", "driver", "cluster", "storage")
 OnError: TypeAlias = Literal["continue", "fail_fast", "finish_running"]
 
 
@@ -119,9 +120,13 @@ class TaskOptions(TypedDict, total=False):
     propagate: Iterable[ContextVar[Any]] | NotSetType | None
     """Context variables whose values at the call go along to workers in other processes, besides
     those of the flow."""
-    result_on: Literal["auto", "driver", "cluster"] | NotSetType | None
+    result_on: Literal["auto", "driver", "cluster", "storage"] | NotSetType | None
     """Where results are while they are needed: ``"driver"`` brings all of them home, ``"cluster"``
-    leaves all of them with the workers, where that can be; by default the large ones stay."""
+    leaves all of them with the workers, where that can be, ``"storage"`` has them stored, large
+    ones by the workers that reach the store; by default the large ones stay where they are."""
+    retain: Literal["results", "states"] | NotSetType | None
+    """What a future keeps once its result was read: ``"states"`` lets the result go, for runs that
+    are many, or large, and whose futures are kept. What is read from storage stays there."""
     viz_return_value: Any
     """Stands in for the result when a flow is drawn without running it."""
     asset_deps: Sequence[Any] | NotSetType | None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from penstock.exceptions import UnsafeStorageError
 from penstock.records import (
+    RecordHead,
     RecordMetadata,
     UnreadableRecordError,
     pack,
@@ -66,7 +67,7 @@ class RecordFiles:
         self.allow_shared_folder = allow_shared_folder
         self.signing_key = signing_key
 
-    def read(self, key: str) -> tuple[RecordMetadata, list[memoryview]]:
+    def read(self, key: str) -> tuple[RecordHead, list[memoryview]]:
         """Return the whole record of a key, and note that it is in use.
 
         Raises:
@@ -75,9 +76,9 @@ class RecordFiles:
                 was written.
         """
         content = self.filesystem.read_used(path_of(key))
-        metadata, parts = unpack(content, self.signing_key)
-        _check_key(metadata, key)
-        return metadata, parts
+        head, parts = unpack(content, self.signing_key)
+        _check_key(head, key)
+        return head, parts
 
     def read_metadata(self, key: str) -> RecordMetadata:
         """Return what the record of a key says before its value; raises as `read` does."""
@@ -143,18 +144,17 @@ class RecordFiles:
 
 def path_of(key: str) -> str:
     """Return where the record of a key is: a path that reads like the key, where that can be."""
-    if (
-        len(key) <= _LONGEST_PLAIN_KEY
-        and _PLAIN_KEY.fullmatch(key)
+    if len(key) <= _LONGEST_PLAIN_KEY:
+        if key.isalnum() and key.isascii():  # as almost all are: a digest
+            return key + _SUFFIX
         # No folder is to have the name of a record.
-        and _SUFFIX + "/" not in key
-    ):
-        return key + _SUFFIX
+        if _PLAIN_KEY.fullmatch(key) and _SUFFIX + "/" not in key:
+            return key + _SUFFIX
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16)
     return f"hashed/{digest.hexdigest()}{_SUFFIX}"
 
 
-def _check_key(metadata: RecordMetadata, key: str) -> None:
+def _check_key(found: RecordHead | RecordMetadata, key: str) -> None:
     # Also a signed record must not pass for that of another key.
-    if metadata.key != key:
-        raise UnreadableRecordError(f"it belongs to the key {metadata.key!r}")
+    if found.key != key:
+        raise UnreadableRecordError(f"it belongs to the key {found.key!r}")

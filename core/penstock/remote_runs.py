@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.attempt import RemoteError
 from penstock.remote_errors import exception_of
 from penstock.retries import RetryPolicy
-from penstock.runs import FlowRun, Plan, TaskRun
+from penstock.runs import FlowRun, Plan, TaskRun, made_at
 from penstock.states import State, StateType
 from penstock.worker.errors import pack_error
 
@@ -115,7 +115,7 @@ def standing_in(here: Here) -> TaskRun:
         identity, own_name, run_count, number, inputs, resources = here.own
         amounts = {name: amount for name, amount, _ in resources}
         plan = _plan_of(subject, name, tags, log_prints=log_prints, resources=amounts)
-        run = TaskRun(plan, None, flow_run, flow_run, (), {}, now, number)
+        run = TaskRun(plan, None, flow_run, flow_run, (), {}, made_at(now), number)
         run.take_identity(uuid.UUID(int=identity), own_name)
         run.run_count = run_count
         run.resources = {name: indices for name, _, indices in resources}
@@ -123,8 +123,7 @@ def standing_in(here: Here) -> TaskRun:
             parameter: tuple(_known_by_id(source) for source in sources)
             for parameter, sources in inputs
         }
-        run.state = State(StateType.RUNNING, "Running", None, None, now)
-        run.states.append(run.state)
+        run.move_to(State(StateType.RUNNING, "Running", None, None, now))
         here.run = run
     found: TaskRun = here.run
     return found
@@ -153,21 +152,21 @@ def _flow_run_standing_in(fields: Mapping[str, Any]) -> FlowRun:
     subject = _Elsewhere(fields["flow_name"], fields["version"], lambda: parameters, options)
     tags = frozenset(fields["tags"])
     plan = _plan_of(subject, fields["flow_name"], tags, log_prints=fields["log_prints"])
-    run = FlowRun(plan, None, around, around, (), {}, fields["at"], fields["name"])
+    first = made_at(fields["at"])
+    run = FlowRun(plan, None, around, around, (), {}, first, fields["name"])
     run.take_identity(uuid.UUID(int=fields["id"]), fields["name"])
     run.run_count = fields["run_count"]
     if fields["scheduled_at"] is not None:
         at = fields["scheduled_at"]
-        run.states.append(State(StateType.SCHEDULED, "Scheduled", at=at, scheduled_at=at))
-    run.state = State(StateType.RUNNING, "Running", None, None, fields["at"])
-    run.states.append(run.state)
+        run.move_to(State(StateType.SCHEDULED, "Scheduled", at=at, scheduled_at=at))
+    run.move_to(State(StateType.RUNNING, "Running", None, None, fields["at"]))
     return run
 
 
 def _known_by_id(identity: int, around: FlowRun | None = None) -> FlowRun:
     """Return a run of which nothing but the id is known here."""
     plan = _plan_of(_Elsewhere("elsewhere", None, dict), "elsewhere", frozenset())
-    run = FlowRun(plan, None, around, around, (), {}, time.time(), "elsewhere")
+    run = FlowRun(plan, None, around, around, (), {}, made_at(time.time()), "elsewhere")
     run.take_identity(uuid.UUID(int=identity), "elsewhere")
     return run
 
@@ -226,21 +225,21 @@ def _revive(description: tuple[Any, ...], parent: Run) -> Run:
     is_flow_run, identity, _, name, plan_name, tags, run_count, seen, states, error = description
     plan = _plan_of(_Elsewhere(plan_name, None, dict), plan_name, frozenset(tags))
     flow_run: Any = parent if parent.is_flow_run else parent.flow_run
-    run: Run
-    if is_flow_run:
-        run = FlowRun(plan, parent.engine, flow_run, parent, (), {}, states[0][3], name)
-    else:
-        run = TaskRun(plan, parent.engine, flow_run, parent, (), {}, states[0][3], -1)
-    run.take_identity(uuid.UUID(identity), name)
-    run.run_count = run_count
-    run.seen = seen
     history: list[State[Any]] = [
         State(StateType(kind), state_name, message, None, at, provisional=provisional)
         for kind, state_name, message, at, provisional in states
     ]
     if error is not None:
         history[-1] = dataclasses.replace(history[-1], data=exception_of(RemoteError(*error)))
-    run.states[:] = history
-    run.state = history[-1]
+    run: Run
+    if is_flow_run:
+        run = FlowRun(plan, parent.engine, flow_run, parent, (), {}, history[0], name)
+    else:
+        run = TaskRun(plan, parent.engine, flow_run, parent, (), {}, history[0], -1)
+    for state in history[1:]:
+        run.move_to(state)
+    run.take_identity(uuid.UUID(identity), name)
+    run.run_count = run_count
+    run.seen = seen
     run.forget_inputs()
     return run

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from penstock.locking import LockManager
+    from penstock.records import RecordHead
 
 __all__ = [
     "Collected",
@@ -50,11 +51,26 @@ _UNFINISHED_SECONDS = 3600.0
 """How old a file is that a killed writer left; one that is younger may still be written."""
 
 
-class ResultRecord(NamedTuple):
-    """What was read under a key."""
+class ResultRecord:
+    """What was read under a key.
 
-    metadata: RecordMetadata
-    value: Any
+    Attributes:
+        value: what was stored.
+    """
+
+    __slots__ = ("_head", "value")
+
+    def __init__(self, head: RecordHead, value: Any) -> None:
+        self._head = head
+        self.value: Any = value
+
+    @property
+    def metadata(self) -> RecordMetadata:
+        """What is known about the value; read when it is asked for."""
+        return self._head.metadata
+
+    def __repr__(self) -> str:
+        return f"<ResultRecord {self._head.key!r}>"
 
 
 class StoreStats(NamedTuple):
@@ -167,16 +183,16 @@ class ResultStore:
         """
         self._files.check_safe()
         try:
-            metadata, parts = self._files.read(key)
-            if metadata.expires_at is not None and metadata.is_expired(now or _now()):
+            head, parts = self._files.read(key)
+            if head.expires_at is not None and head.expires_at <= (now or _now()):
                 return None
-            value = self._reader_of(metadata).load_parts(parts)
+            value = self._reader_named(head.serializer).load_parts(parts)
         except FileNotFoundError:
             return None
         except Exception as error:  # noqa: BLE001  (whatever ails it, the value can be made anew)
             _warn_unusable(key, error)
             return None
-        return ResultRecord(metadata, value)
+        return ResultRecord(head, value)
 
     def read_metadata(self, key: str) -> RecordMetadata | None:
         """Return what is known of a key's record, also of one that expired; None if none is there.
@@ -281,8 +297,9 @@ class ResultStore:
         if entry is None:
             return None
         try:
-            metadata, _ = self._files.read(key)
-            self._reader_of(metadata)
+            head, _ = self._files.read(key)
+            self._reader_named(head.serializer)
+            metadata = head.metadata
         except FileNotFoundError:  # deleted since
             return None
         except Exception as error:  # noqa: BLE001  (told to the caller)
@@ -353,11 +370,11 @@ class ResultStore:
             _log.warning("Result %r cannot be deleted: %s", path, error)
             return False
 
-    def _reader_of(self, metadata: RecordMetadata) -> Serializer:
+    def _reader_named(self, name: str) -> Serializer:
         own = self.serializer
-        if metadata.serializer == own.name:
+        if name == own.name:
             return own
-        reader = serializer_named(metadata.serializer)
+        reader = serializer_named(name)
         if reader.can_run_code and not own.can_run_code:
             raise UnreadableRecordError(
                 f"it was written by {reader.name!r}, and reading that may run code, which this "

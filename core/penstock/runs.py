@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from penstock.keeping import Keeping
     from penstock.retries import RetryPolicy
 
-__all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun"]
+__all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun", "made_at"]
 
 _id_lock = threading.Lock()
 # Not `uuid.uuid4`: asking the kernel lets go of the GIL, which a submit in a loop then has to win
@@ -59,8 +59,8 @@ class EngineOfRun(Protocol):
         """Drive, or wait, until the waiter is satisfied; false at the timeout."""
         ...
 
-    def watch(self, run: Run, waiter: Waiter) -> None:
-        """Tell the waiter when the run ends; at once if it has."""
+    def watch(self, runs: Sequence[Run], waiter: Waiter) -> None:
+        """Tell the waiter when a run ends; at once of those that have."""
         ...
 
     def cancel(self, runs: Sequence[Run], reason: str, *, kill: bool) -> bool:
@@ -111,8 +111,10 @@ class Plan:
     """What an attempt needs of what workers have."""
     workers: tuple[str, ...] = ()
     """Where attempts may run, if not anywhere."""
-    result_on: ResultPlace = "auto"
+    result_on: ResultPlace | Literal["storage"] = "auto"
     """Where results are to be, for a runner that can leave them with its workers."""
+    drops_results: bool = False
+    """A future lets go of its result when it was read."""
     keeping: Keeping | None = None
     """What is done with results; None is nothing."""
     on_exit: Literal["wait", "cancel"] = "wait"
@@ -130,6 +132,19 @@ class MapGroup:
         self.on_error: str = on_error
         self.runs: list[TaskRun] = []
         self.failed_index: int | None = None
+
+    def has_ended(self) -> bool:
+        """Whether those that have not begun must not begin any more."""
+        return self.failed_index is not None
+
+    def reason(self) -> str:
+        """Return why they end as cancelled."""
+        return f"sibling [{self.failed_index}] failed"
+
+
+def made_at(at: float) -> State[Any]:
+    """Return the first state of the runs that are made at this time."""
+    return State(StateType.PENDING, "Pending", None, None, at)
 
 
 class Run:
@@ -150,42 +165,47 @@ class Run:
     """
 
     __slots__ = (
+        "__dict__",
         "__weakref__",
         "_history",
         "_id_bits",
-        "_name",
         "args",
         "attempt_id",
-        "callbacks",
-        "cancel_reason",
-        "cancel_requested",
-        "children",
         "context",
-        "dependents",
-        "depth",
         "engine",
         "flow_run",
-        "hook_errors",
-        "interrupt",
         "kwargs",
         "left",
         "life",
         "parent",
         "plan",
-        "priority",
         "run_count",
         "seen",
-        "siblings",
         "starting",
         "state",
-        "tolerates",
-        "upstream",
         "waiters",
-        "waits_on",
         "was_submitted",
     )
 
     is_flow_run: ClassVar[bool] = False
+
+    # What few runs have of their own stands here until then: in a map of many, all of these would
+    # take a third of the time and memory of a run.
+    _name: str | None = None
+    callbacks: list[Callable[..., object]] | None = None
+    cancel_reason: str | None = None
+    cancel_requested: bool = False
+    children: list[Run] | None = None
+    dependents: list[TaskRun | FlowRun] | None = None
+    depth: int = 0
+    group: MapGroup | None = None
+    hook_errors: int = 0
+    interrupt: BaseException | None = None
+    priority: int = 0
+    siblings: Siblings | None = None
+    tolerates: frozenset[Run] = frozenset()
+    upstream: Sequence[Run] = ()
+    waits_on: Sequence[Run] = ()
 
     def __init__(
         self,
@@ -195,7 +215,7 @@ class Run:
         parent: Run | None,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        now: float,
+        first: State[Any],
     ) -> None:
         self.plan: Plan = plan
         self.engine: Any = engine
@@ -203,33 +223,18 @@ class Run:
         self.parent: Run | None = parent
         self.args: tuple[Any, ...] = args
         self.kwargs: Mapping[str, Any] = kwargs
-        first: State[Any] = State(StateType.PENDING, "Pending", None, None, now)
         self.state: State[Any] = first
-        self._history: list[State[Any]] | tuple[float, float] = [first]
+        self._history: list[State[Any]] | tuple[float, float] | None = None
         self.run_count: int = 0
         self.seen: bool = False
         self.was_submitted: bool = False
         self.left: int = -1  # until the driver has looked at it
         self.attempt_id: int = 0
-        self.depth: int = 0
-        self.priority: int = 0
-        self.hook_errors: int = 0
-        self.interrupt: BaseException | None = None
         self.starting: State[Any] | None = None
-        self.upstream: Sequence[Run] = ()
-        self.tolerates: frozenset[Run] = frozenset()
-        self.dependents: list[TaskRun | FlowRun] | None = None
-        self.waiters: list[Waiter] | None = None
-        self.callbacks: list[Callable[..., object]] | None = None
-        self.waits_on: Sequence[Run] = ()
-        self.cancel_requested: bool = False
-        self.cancel_reason: str | None = None
-        self.children: list[Run] | None = None
-        self.siblings: Siblings | None = None
+        self.waiters: tuple[Waiter, ...] = ()
         self.context: contextvars.Context | None = None
         self.life: Generator[Any, Any, State[Any]] | None = None
         self._id_bits: int = 0
-        self._name: str | None = None
 
     @property
     def states(self) -> list[State[Any]]:
@@ -237,9 +242,18 @@ class Run:
         history = self._history
         if isinstance(history, list):
             return history
-        pending: State[Any] = State(StateType.PENDING, "Pending", None, None, history[0])
+        if history is None:  # it is in its first state
+            return [self.state]
         running: State[Any] = State(StateType.RUNNING, "Running", None, None, history[1])
-        return [pending, running, self.state]
+        return [made_at(history[0]), running, self.state]
+
+    def move_to(self, state: State[Any]) -> None:
+        """Be in this state, the latest of the history. For `advance`."""
+        if self._history is None:
+            self._history = [self.state, state]
+        else:
+            self.states.append(state)
+        self.state = state
 
     @property
     def id_bits(self) -> int:
@@ -301,7 +315,8 @@ class Run:
     def forget_inputs(self) -> None:
         """Let go of what only a run that is not over needs."""
         self.args = _FORGOTTEN
-        self.siblings = None
+        if self.siblings is not None:
+            self.siblings = None
         self.kwargs = _NO_ARGUMENTS
         self.context = None
         self.life = None
@@ -319,6 +334,9 @@ class Run:
 
     def mark_seen(self) -> None:
         """Note that somebody looked at how this run ended, and so at what made it fail."""
+        if self.state.name != "UpstreamFailed":
+            self.seen = True
+            return
         unseen: list[Run] = [self]  # no recursion: a chain of runs may be long
         while unseen:
             run = unseen.pop()
@@ -346,18 +364,16 @@ class TaskRun(Run):
         resources: while an attempt is under way, which of the runner's resources it has, by name.
     """
 
-    __slots__ = (
-        "group",
-        "key",
-        "key_parts",
-        "making",
-        "map_index",
-        "number",
-        "recalled",
-        "resources",
-        "task_inputs",
-        "transaction",
-    )
+    __slots__ = ("map_index", "number")
+
+    # As above.
+    key: str | None = None
+    key_parts: Mapping[str, Any] | None = None
+    making: Making | None = None
+    recalled: Any = None
+    resources: Mapping[str, tuple[int, ...]] = _NO_ARGUMENTS
+    task_inputs: Mapping[str, Sequence[Run]] = _NO_ARGUMENTS
+    transaction: Any = None
 
     def __init__(
         self,
@@ -367,20 +383,12 @@ class TaskRun(Run):
         parent: Run | None,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        now: float,
+        first: State[Any],
         number: int,
     ) -> None:
-        super().__init__(plan, engine, flow_run, parent, args, kwargs, now)
+        super().__init__(plan, engine, flow_run, parent, args, kwargs, first)
         self.number: int = number
-        self.group: MapGroup | None = None
         self.map_index: int | None = None
-        self.key: str | None = None
-        self.key_parts: Mapping[str, Any] | None = None
-        self.recalled: Any = None
-        self.making: Making | None = None
-        self.transaction: Any = None
-        self.resources: Mapping[str, tuple[int, ...]] = _NO_ARGUMENTS
-        self.task_inputs: Mapping[str, Sequence[Run]] = {}
 
     @property
     def task(self) -> Any:
@@ -467,10 +475,10 @@ class FlowRun(Run):
         parent: Run | None,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        now: float,
+        first: State[Any],
         name: str,
     ) -> None:
-        super().__init__(plan, engine, flow_run, parent, args, kwargs, now)
+        super().__init__(plan, engine, flow_run, parent, args, kwargs, first)
         self._name = name
         self.active: set[Run] = set()
         self.idle_waiters: list[Waiter] = []

@@ -42,7 +42,9 @@ def underlying(fn: Any) -> types.FunctionType | None:
     """Return the function in which the work of a callable is written, if it is in Python."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    fn = inspect.unwrap(getattr(fn, "__func__", fn))
+    fn = getattr(fn, "__func__", fn)
+    if hasattr(fn, "__wrapped__"):
+        fn = inspect.unwrap(fn)
     if isinstance(fn, types.FunctionType):
         return fn
     call = inspect.getattr_static(type(fn), "__call__", None)

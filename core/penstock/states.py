@@ -163,7 +163,7 @@ class StateResult(Generic[R]):
         return repr(self._value)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False, repr=False, init=False)
 class State(Generic[R]):
     """One state of one run.
 
@@ -185,9 +185,24 @@ class State(Generic[R]):
     scheduled_at: float | None = None
     provisional: bool = False
 
-    def __post_init__(self) -> None:
-        if not self.name:
-            object.__setattr__(self, "name", self.type.capitalize())
+    def __init__(
+        self,
+        type: StateType,  # noqa: A002  (what everybody calls it)
+        name: str = "",
+        message: str | None = None,
+        data: Any = None,
+        at: float = 0.0,
+        scheduled_at: float | None = None,
+        provisional: bool = False,
+    ) -> None:
+        # As dataclasses would write it for what is frozen, in half the time: a run makes three.
+        _put_type(self, type)
+        _put_name(self, name or type.capitalize())
+        _put_message(self, message)
+        _put_data(self, data)
+        _put_at(self, at)
+        _put_scheduled_at(self, scheduled_at)
+        _put_provisional(self, provisional)
 
     @property
     def result(self) -> StateResult[R]:
@@ -220,11 +235,11 @@ class State(Generic[R]):
         data = self.data
         if type(data) is Packed:
             data = data.load()
-            object.__setattr__(self, "data", data)  # the same value, in its other form
+            _put_data(self, data)  # the same value, in its other form
         elif isinstance(data, KeptResult):
             kept, data = data, data.fetch()
             if not kept.is_read_anew:
-                object.__setattr__(self, "data", data)
+                _put_data(self, data)
         return data  # type: ignore[no-any-return]  # R by construction
 
     def exception(self) -> BaseException | None:
@@ -302,6 +317,11 @@ class State(Generic[R]):
         return f"{self.name}({', '.join(said)})"
 
     __repr__ = __str__
+
+
+_put_type, _put_name, _put_message, _put_data, _put_at, _put_scheduled_at, _put_provisional = (
+    getattr(State, field.name).__set__ for field in dataclasses.fields(State)
+)
 
 
 def _utc(seconds: float) -> datetime.datetime:
@@ -400,11 +420,13 @@ TriggerFailed = UpstreamFailed
 class HasState(Protocol):
     """What `advance` moves: anything with a state and a history."""
 
-    state: State[Any]
-
     @property
-    def states(self) -> list[State[Any]]:
-        """The history, to be appended to."""
+    def state(self) -> State[Any]:
+        """Where it stands."""
+        ...
+
+    def move_to(self, state: State[Any]) -> None:
+        """Be in this state, and have it at the end of the history."""
         ...
 
 
@@ -437,7 +459,6 @@ def advance(run: HasState, new: State[R], now: float) -> State[R]:
     if new.at:
         new = dataclasses.replace(new, at=now)
     else:
-        object.__setattr__(new, "at", now)  # nobody else has seen it: still being made
-    run.state = new
-    run.states.append(new)
+        _put_at(new, now)  # nobody else has seen it: still being made
+    run.move_to(new)
     return new

@@ -75,6 +75,7 @@ class StoredResult(KeptResult):
         is_read_anew: it is not to be kept in memory, and is read whenever it is asked for.
     """
 
+    is_stored = True
     how_lost = "its result is not in its store any more"
 
     def __init__(

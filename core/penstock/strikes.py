@@ -8,7 +8,6 @@ thread's stack tells. The thread may go on between the look and the blow: for a 
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import sys
@@ -50,6 +49,8 @@ def raise_in_thread(ident: int, kind: type[BaseException]) -> bool:
     Returns:
         Whether there is nothing more to be done: it was raised, or the thread has ended.
     """
+    import ctypes  # 2 ms of every start, for what few programs need
+
     if ident != threading.get_ident():
         frame = sys._current_frames().get(ident)
         if frame is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import abc
 import copy
 import dataclasses
-import importlib.metadata
 import math
 import types
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
@@ -29,6 +28,7 @@ from penstock.exceptions import TaskRunnerNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from importlib.metadata import EntryPoint
     from typing import Self
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "Started",
     "TaskRunner",
     "checked_resources",
+    "count_from_spec",
     "load_task_runner",
     "show_resources",
 ]
@@ -241,6 +242,25 @@ def show_resources(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
 
 
+def count_from_spec(argument: str, runner: str, of_what: str) -> int:
+    """Return the number in a runner string such as ``"thread:8"``.
+
+    Args:
+        argument: what follows the colon.
+        runner: what comes before it.
+        of_what: what is counted, for the message.
+
+    Raises:
+        ValueError: it is no number above 0.
+    """
+    if not (argument.isascii() and argument.isdecimal() and int(argument) > 0):
+        raise ValueError(
+            f"the {runner} runner takes a number of {of_what}, 1 or more, as in '{runner}:4', not "
+            f"{argument!r}"
+        )
+    return int(argument)
+
+
 def checked_resources(resources: Mapping[str, float] | None) -> Mapping[str, float]:
     """Return what a user says a runner has, for `TaskRunner.resources`, or raise `ValueError`."""
     if resources is None:
@@ -289,18 +309,26 @@ def load_task_runner(spec: str | TaskRunner | type[TaskRunner]) -> TaskRunner:
         raise TaskRunnerNotFound(f"task runner {spec!r}: {error}") from error
 
 
+_known: dict[str, EntryPoint] = {}
+"""The entry points seen so far: to look for them is to read a file of every installed package."""
+
+
 def _class_named(name: str, spec: str) -> type[TaskRunner]:
-    known = {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
-    if name not in known:
+    import importlib.metadata  # a tenth of what `import penstock` would take
+
+    if name not in _known:  # its package may have been installed a moment ago
+        found = importlib.metadata.entry_points(group=ENTRY_POINTS)
+        _known.update({point.name: point for point in found})
+    if name not in _known:
         extra = _EXTRAS.get(name)
         hint = f'; for {name!r}, run: pip install "penstock[{extra}]"' if extra else ""
         raise TaskRunnerNotFound(
             f"no task runner is called {name!r} (given as {spec!r}). There are: "
-            f"{', '.join(sorted(known)) or 'none, is penstock installed?'}{hint}. A package adds "
+            f"{', '.join(sorted(_known)) or 'none, is penstock installed?'}{hint}. A package adds "
             f"its own by an entry point in the group {ENTRY_POINTS!r}."
         )
     try:
-        loaded = known[name].load()
+        loaded = _known[name].load()
     except ImportError as error:
         extra = _EXTRAS.get(name, name)
         raise TaskRunnerNotFound(

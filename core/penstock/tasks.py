@@ -13,6 +13,7 @@ from typing import (
     Any,
     ClassVar,
     Literal,
+    NamedTuple,
     ParamSpec,
     TypeVar,
     Unpack,
@@ -34,6 +35,7 @@ from penstock.engine.streams import is_found, iterate, iterate_async
 from penstock.engine.task_run import task_run
 from penstock.engine.visiting import engine_for
 from penstock.exceptions import (
+    DefinitionError,
     NotSupportedError,
     RunnerCannotError,
 )
@@ -45,6 +47,7 @@ from penstock.logging import run_logger
 from penstock.mapping import map_runs
 from penstock.options import (
     RESULT_PLACES,
+    RETAINED,
     OnError,
     TaskOptions,
     checked_choice,
@@ -62,12 +65,12 @@ from penstock.options import (
 )
 from penstock.retries import RetryPolicy, exponential_backoff
 from penstock.runner_choice import handle_for
-from penstock.runs import FlowRun, Plan, TaskRun
+from penstock.runs import FlowRun, Plan, TaskRun, made_at
 from penstock.source_hashing import source_hash
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Mapping
+    from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
     from datetime import timedelta
     from typing import Self
 
@@ -84,6 +87,18 @@ R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
 _NO_KEYWORDS: Mapping[str, Any] = types.MappingProxyType({})
+MOST_AT_ONCE = 64
+"""Of the runs of a map: the engine takes so many together, and hands out between them."""
+
+
+class _Place(NamedTuple):
+    """Where runs of a task are made, and when."""
+
+    plan: Plan
+    engine: Any
+    flow_run: FlowRun | None
+    parent: Run | None
+    first: State[Any]
 
 
 class Task(Definition[P, R_co]):
@@ -118,6 +133,11 @@ class Task(Definition[P, R_co]):
         self._workers = checked_workers(get("workers"), owner)
         self._propagate = checked_variables(get("propagate"), owner)
         self._result_on = checked_choice(get("result_on"), "result_on", RESULT_PLACES, owner)
+        self._retain = checked_choice(get("retain"), "retain", RETAINED, owner)
+        if self._result_on == "storage" and get("persist_result") is False:
+            raise DefinitionError(
+                f"{owner}: result_on='storage' and persist_result=False contradict each other"
+            )
         self._is_hard_limit = is_hard(get("timeout"), owner)
         if get("crash_retries") is not None:
             checked_count(get("crash_retries"), "crash_retries", owner)
@@ -223,8 +243,8 @@ class Task(Definition[P, R_co]):
             propagate=self._propagate + (() if flow_run is None else flow_run.plan.propagate),
             resources=self.resources,
             workers=self._workers,
-            # What is to be stored comes home to be, whatever else is said.
             result_on=self._result_on,
+            drops_results=self._retain == "states",
             refusal=self._refusal_by(runner, engine),
             keeping=keeping,
         )
@@ -283,7 +303,7 @@ class Task(Definition[P, R_co]):
             BaseException: whatever the function raised in its last attempt, untouched.
         """
         self._check_call(return_state)
-        run = self._new_run(args, kwargs, wait_for)
+        run = self._new_run(self._place(), args, kwargs, prerequisites(wait_for))
         run.seen = True  # its failure is raised, or returned, to the caller
         run.life = task_run(run, run.engine.rng)
         _log_creation(run, "Executing %r immediately...")
@@ -405,26 +425,43 @@ class Task(Definition[P, R_co]):
         return futures
 
     def submit_run(
-        self,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        wait_for: Any = None,
-        prepare: Callable[[TaskRun], None] | None = None,
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any = None
     ) -> TaskRun:
-        """Make a run and hand it to the engine. For `submit` and `map`; use those."""
-        run = self._new_run(args, kwargs, wait_for)
-        if run.plan.refusal:
-            raise RunnerCannotError(
-                f"task {self.name!r} cannot be submitted to the task runner "
-                f"{run.plan.runner.description!r}: {run.plan.refusal}"
-            )
-        if prepare is not None:
-            prepare(run)
-        run.priority = self.priority
-        run.context = contextvars.copy_context()
-        _log_creation(run, "Submitted task run %r for execution.")
-        run.engine.submit(run)
+        """Make a run and hand it to the engine. For `submit`; use that."""
+        place = self._place_to_submit()
+        run = self._run_to_submit(place, args, kwargs, prerequisites(wait_for))
+        place.engine.submit([run])
         return run
+
+    def submit_runs(
+        self,
+        calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]],
+        wait_for: Any,
+        prepare: Callable[[TaskRun], None],
+    ) -> list[TaskRun]:
+        """Make a run of each call and hand them to the engine, many at once. For `map`; use that.
+
+        Args:
+            calls: positional and keyword arguments of each.
+            wait_for: futures that must be over first.
+            prepare: called with each run before the engine has it.
+        """
+        place = self._place_to_submit()
+        # A runner that runs in its caller would have Ctrl-C wait until many of them have run.
+        most = 1 if place.plan.runner.capabilities.runs_in_caller else MOST_AT_ONCE
+        wait_for = prerequisites(wait_for)
+        runs: list[TaskRun] = []
+        for some in batched(calls, most):
+            made = len(runs)
+            place = place._replace(first=made_at(place.engine.clock.time()))
+            try:
+                for args, kwargs in some:
+                    run = self._run_to_submit(place, args, kwargs, wait_for)
+                    prepare(run)
+                    runs.append(run)
+            finally:  # also after Ctrl-C: what counts as begun must come to an end
+                place.engine.submit(runs[made:])
+        return runs
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """Say whether such a call, here and now, would run or be served from the cache, and why.
@@ -445,32 +482,10 @@ class Task(Definition[P, R_co]):
             >>> print(train.explain(lr=0.2))  # doctest: +SKIP
             task 'train' would run: input 'lr' changed 0.1 to 0.2; helper clean() changed
         """
-        return explained(self._bare_run(args, kwargs))
+        return explained(self._bare_run(self._place(), args, kwargs))
 
-    def _new_run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any) -> TaskRun:
-        parameters = self._binder(*args, **kwargs)
-        run = self._bare_run(args, kwargs)
-        flow_run = run.flow_run
-        if flow_run is not None:
-            name = run.plan.name
-            counter = flow_run.counters.get(name)
-            if counter is None:
-                counter = flow_run.counters.setdefault(name, itertools.count())
-            run.number = next(counter)
-        wait_for = prerequisites(wait_for)
-        seen = look_through(parameters, flow_run, wait_for)
-        if seen is not None:
-            run.upstream, run.task_inputs, has_marks = seen
-            if has_marks and not run.upstream:
-                run.args = tuple(put_values(value) for value in args)
-                run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
-            if wait_for is not None:
-                run.tolerates = frozenset(tolerated(wait_for))
-        run.engine.count_in(run)
-        return run
-
-    def _bare_run(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TaskRun:
-        """Return a run of which the runs around it know nothing yet."""
+    def _place(self) -> _Place:
+        """Return where runs of the task are made just now."""
         parent = current_run()
         engine = engine_for(parent)
         flow_run = cast(
@@ -486,8 +501,55 @@ class Task(Definition[P, R_co]):
             plan = plans[key] = planned.plan(engine.settings, flow_run, engine, tags)
         if planned is not self:  # not kept: each access to a method makes a bound task
             plan = dataclasses.replace(plan, subject=self, run_name=self._run_name)
-        now = engine.clock.time()
-        return TaskRun(plan, engine, flow_run, parent, args, kwargs or _NO_KEYWORDS, now, -1)
+        return _Place(plan, engine, flow_run, parent, made_at(engine.clock.time()))
+
+    def _place_to_submit(self) -> _Place:
+        place = self._place()
+        plan = place.plan
+        if plan.refusal:
+            raise RunnerCannotError(
+                f"task {self.name!r} cannot be submitted to the task runner "
+                f"{plan.runner.description!r}: {plan.refusal}"
+            )
+        return place
+
+    def _run_to_submit(
+        self, place: _Place, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any
+    ) -> TaskRun:
+        run = self._new_run(place, args, kwargs, wait_for)
+        if self.priority:
+            run.priority = self.priority
+        run.context = contextvars.copy_context()
+        _log_creation(run, "Submitted task run %r for execution.")
+        return run
+
+    def _new_run(
+        self, place: _Place, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any
+    ) -> TaskRun:
+        parameters = self._binder(*args, **kwargs)
+        run = self._bare_run(place, args, kwargs)
+        flow_run = place.flow_run
+        if flow_run is not None:
+            name = place.plan.name
+            counter = flow_run.counters.get(name)
+            if counter is None:
+                counter = flow_run.counters.setdefault(name, itertools.count())
+            run.number = next(counter)
+        seen = look_through(parameters, flow_run, wait_for)
+        if seen is not None:
+            run.upstream, run.task_inputs, has_marks = seen
+            if has_marks and not run.upstream:
+                run.args = tuple(put_values(value) for value in args)
+                run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
+            if wait_for is not None:
+                run.tolerates = frozenset(tolerated(wait_for))
+        place.engine.count_in(run)
+        return run
+
+    def _bare_run(self, place: _Place, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TaskRun:
+        """Return a run of which the runs around it know nothing yet."""
+        plan, engine, flow_run, parent, first = place
+        return TaskRun(plan, engine, flow_run, parent, args, kwargs or _NO_KEYWORDS, first, -1)
 
     # --- other forms -------------------------------------------------------------------
 
@@ -521,6 +583,13 @@ class Task(Definition[P, R_co]):
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r}>"
+
+
+def batched(items: Iterable[T], most: int) -> Iterator[list[T]]:
+    """Yield the items in lists of at most so many."""
+    left = iter(items)
+    while some := list(itertools.islice(left, most)):
+        yield some
 
 
 def outcome_of(run: Run, state: State[Any]) -> Any:

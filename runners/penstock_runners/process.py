@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from penstock.cpus import usable_cpus
 from penstock.sizes import format_size, parse_size
-from penstock.task_runners import Capabilities, TaskRunner, checked_resources, show_resources
+from penstock.task_runners import (
+    Capabilities,
+    TaskRunner,
+    checked_resources,
+    count_from_spec,
+    show_resources,
+)
 from penstock.worker import culprit, packing
 from penstock_runners.process_pool.crew import Plan
 from penstock_runners.process_pool.memory import resident_bytes
@@ -103,14 +109,7 @@ class ProcessPoolTaskRunner(TaskRunner):
     @classmethod
     def from_spec(cls, argument: str) -> Self:
         """Make a runner from ``"4"``, a number of processes, or from ``""``."""
-        if not argument:
-            return cls()
-        if not (argument.isascii() and argument.isdecimal() and int(argument) > 0):
-            raise ValueError(
-                f"the process runner takes a number of processes, 1 or more, as in 'process:4', "
-                f"not {argument!r}"
-            )
-        return cls(max_workers=int(argument))
+        return cls(count_from_spec(argument, "process", "processes")) if argument else cls()
 
     def for_run(self) -> TaskRunner:
         """Return a copy that is not open."""

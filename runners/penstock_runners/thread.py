@@ -7,7 +7,13 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.cpus import usable_cpus
-from penstock.task_runners import Capabilities, TaskRunner, checked_resources, show_resources
+from penstock.task_runners import (
+    Capabilities,
+    TaskRunner,
+    checked_resources,
+    count_from_spec,
+    show_resources,
+)
 from penstock_runners.inner_threads import INNER_THREADS
 from penstock_runners.thread_loop import EventLoopThread
 from penstock_runners.thread_variables import describe_share
@@ -65,14 +71,7 @@ class ThreadPoolTaskRunner(TaskRunner):
     @classmethod
     def from_spec(cls, argument: str) -> Self:
         """Make a runner from ``"8"``, a number of threads, or from ``""``."""
-        if not argument:
-            return cls()
-        if not (argument.isascii() and argument.isdecimal() and int(argument) > 0):
-            raise ValueError(
-                f"the thread runner takes a number of threads, 1 or more, as in 'thread:8', "
-                f"not {argument!r}"
-            )
-        return cls(max_workers=int(argument))
+        return cls(count_from_spec(argument, "thread", "threads")) if argument else cls()
 
     def for_run(self) -> TaskRunner:
         """Return a copy that is not open and has abandoned nothing."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import penstock.exceptions
-from penstock import PenstockFuture, State, as_completed, flow, quote, task, wait
+from penstock import PenstockFuture, State, as_completed, flow, quote, task, task_runners, wait
 from penstock.cache_policies import INPUTS, CachePolicy
 from penstock.exceptions import (
     CancelledRun,
@@ -382,8 +382,21 @@ def test_a_runner_that_is_not_installed_says_how_to_install_it(
     points = importlib.metadata.entry_points(group="penstock.task_runners")
     without = importlib.metadata.EntryPoints(p for p in points if p.name != "dask")
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: without)
+    monkeypatch.setattr(task_runners, "_known", {})
     with pytest.raises(TaskRunnerNotFound, match=r'pip install "penstock\[dask\]"'):
         run_on("dask")
+
+
+def test_a_runner_that_was_found_is_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.metadata
+
+    run_on("inline")
+
+    def look(**_: Any) -> Any:
+        raise AssertionError("it takes a file of every installed package")
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", look)
+    assert run_on("inline") == 3
 
 
 @pytest.mark.parametrize("spec", ["thread:0", "thread:-1", "thread:many", "thread:1.5"])

@@ -157,6 +157,25 @@ def test_a_bad_mapped_call_is_a_type_error_before_any_run_exists(log: Log) -> No
     assert not [line for line in log.lines if "task run" in line]
 
 
+class Unreadable(list[int]):
+    """A list that cannot be searched for futures."""
+
+    def __iter__(self) -> Iterator[int]:
+        raise OSError("not to be read")
+
+
+def test_what_a_map_has_made_before_it_broke_off_comes_to_its_end(runner: str) -> None:
+    ended: list[str] = []
+    counted = task(len, on_completion=[lambda task_run: ended.append(task_run.name)])
+
+    def body() -> None:
+        with pytest.raises(OSError, match="not to be read"):
+            counted.map([[1], [2], Unreadable(), [3]])
+
+    in_flow(runner, body)
+    assert sorted(ended) == ["len-0", "len-1"]
+
+
 def test_a_map_outside_of_a_flow_runs() -> None:
     assert double.map([1, 2, 3]).result() == [2, 4, 6]
 
@@ -795,6 +814,23 @@ def test_those_cancelled_for_another_say_for_which(on_error: Any, gate: Gate) ->
         return {f.state.message for f in futures if f.is_cancelled()}
 
     assert in_flow("thread:1", body) <= {"sibling [3] failed"}
+
+
+@pytest.mark.parametrize("on_error", ["finish_running", "fail_fast"])
+@pytest.mark.parametrize("kind", [list, iter])
+def test_what_would_begin_after_the_failure_does_not(on_error: Any, kind: Any) -> None:
+    began: list[int] = []
+
+    @task
+    def work(x: int) -> None:
+        began.append(x)
+        raise ValueError(x)
+
+    def body() -> Any:
+        return [f.state.name for f in work.map(kind([0, 1, 2]), on_error=on_error)]
+
+    assert in_flow("inline", body) == ["Failed", "Cancelled", "Cancelled"]
+    assert began == [0]
 
 
 @pytest.mark.parametrize("on_error", ["continue", "finish_running", "fail_fast"])

@@ -135,7 +135,7 @@ class Watched:
             self._check_history(future)
             self._check_inputs(index, future)
             run = future.run
-            assert (run.waiters, run.callbacks, run.dependents) == (None, None, None)
+            assert (run.waiters, run.callbacks, run.dependents) == ((), None, None)
             assert self.final_hooks[run.name] == 1
         self._check_books(bench)
 
@@ -150,7 +150,7 @@ class Watched:
             assert len(finals) == 1 + lives
             assert all(state.is_completed() for state in finals[:-1])
             assert run.states[-1].is_final()
-            assert (run.waiters, run.callbacks, run.dependents) == (None, None, None)
+            assert (run.waiters, run.callbacks, run.dependents) == ((), None, None)
         self._check_books(bench)
 
     def _check_books(self, bench: EngineForTest) -> None:

@@ -23,7 +23,7 @@ from penstock.engine.lineage import Ledger
 from penstock.exceptions import UpstreamTaskError
 from penstock.futures import PenstockFuture, PenstockFutureList
 from penstock.retries import RetryPolicy
-from penstock.runs import FlowRun, Plan, TaskRun
+from penstock.runs import FlowRun, Plan, TaskRun, made_at
 from penstock.states import Cancelled, Completed, Crashed, Failed, Running, State, advance
 
 KIND = inspect.Parameter
@@ -45,7 +45,7 @@ PLAN = Plan(
 
 
 def a_run(end: State[Any] | None = None, *, number: int = 0, upstream: Any = ()) -> TaskRun:
-    run = TaskRun(PLAN, None, None, None, (), {}, 1.0, number)
+    run = TaskRun(PLAN, None, None, None, (), {}, made_at(1.0), number)
     run.upstream = list(upstream)
     if end is not None:
         advance(run, Running(), 1.0)
@@ -327,7 +327,7 @@ def test_a_container_that_is_shared_stays_shared() -> None:
 
 
 def a_flow_run() -> FlowRun:
-    run = FlowRun(PLAN, None, None, None, (), {}, 1.0, "great-ammonite")
+    run = FlowRun(PLAN, None, None, None, (), {}, made_at(1.0), "great-ammonite")
     run.ledger = Ledger()
     return run
 

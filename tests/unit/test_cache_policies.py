@@ -313,6 +313,42 @@ def test_a_policy_of_ones_own_overrides_one_method_and_adds_up_with_the_others(
         own.configure(key_storage="here") + INPUTS.configure(key_storage="there")
 
 
+class Prefixed(Inputs):
+    def compute_key(self, *args: Any, **kwargs: Any) -> str | None:
+        key = super().compute_key(*args, **kwargs)
+        return None if key is None else f"v2-{key}"
+
+
+def test_a_policy_that_changes_the_key_of_another_counts_as_it_is_changed() -> None:
+    key = key_of(Prefixed(), x=1)
+    assert key is not None
+    assert key.startswith("v2-")
+    seen = Prefixed().look(context(), {"x": 1}, {})
+    assert seen is not None
+    assert seen.key == key
+    assert key_of(Prefixed() + TASK_SOURCE, x=1) != key_of(Prefixed() + TASK_SOURCE, x=2)
+
+
+def test_084_a_key_of_ones_own_is_never_taken_for_what_another_policy_looks_at() -> None:
+    term = TASK_SOURCE._term(context(), {}, {})
+    assert term is not None
+    imitation = CachePolicy.from_cache_key_fn(lambda *_: term.key)
+    nothing = CachePolicy.from_cache_key_fn(lambda *_: None)
+    assert key_of(nothing + imitation) != key_of(nothing + TASK_SOURCE)
+
+
+def test_082_only_who_looks_at_the_parameters_of_the_flow_asks_for_them() -> None:
+    assert not (INPUTS + TASK_SOURCE - "x").uses_flow_parameters
+    for policy in (
+        FLOW_PARAMETERS,
+        FLOW_PARAMETERS + INPUTS,
+        Plain(),
+        INPUTS + Plain(),
+        Prefixed(),
+    ):
+        assert policy.uses_flow_parameters
+
+
 def test_policies_that_need_no_context_do_without() -> None:
     inputs: dict[str, Any] = {"x": 1}
     assert INPUTS.compute_key(None, inputs, None) is not None

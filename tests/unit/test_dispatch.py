@@ -11,7 +11,7 @@ from penstock import task
 from penstock.context import CURRENT
 from penstock.engine.dispatch import Dispatcher, RunnerHandle, rank
 from penstock.retries import RetryPolicy
-from penstock.runs import Plan, TaskRun
+from penstock.runs import Plan, TaskRun, made_at
 from penstock.task_runners import Broken, Capabilities, Outcome
 from penstock.testing import ManualTaskRunner
 
@@ -61,7 +61,7 @@ class Bench:
             is_held=bool(tags or resources),
             resources=resources,
         )
-        run = TaskRun(plan, None, None, None, (self.number,), {}, 0.0, self.number)
+        run = TaskRun(plan, None, None, None, (self.number,), {}, made_at(0.0), self.number)
         run.priority, run.depth, run.was_submitted = priority, depth, True
         return run
 

@@ -134,6 +134,26 @@ def test_a_start_that_was_never_reported_is_dated_by_the_duration(bench: Bench) 
     assert completed.at - running.at == 4
 
 
+def test_a_start_that_is_told_of_with_the_outcome_is_dated_as_told(bench: Bench) -> None:
+    future = work.submit()
+    began = bench.clock.monotonic()
+    bench.clock.advance(10)
+    bench.runner.report(Outcome(1, "returned", duration_seconds=4, began_at=began))
+    bench.drain()
+    assert names(future) == ["Pending", "Running", "Completed"]
+    _, running, completed = future.run.states
+    assert completed.at - running.at == 10
+
+
+def test_a_start_that_is_told_of_with_an_outcome_too_late_changes_nothing(bench: Bench) -> None:
+    future = work.submit()
+    finish(bench, 1, "first")
+    bench.runner.report(Outcome(1, "returned", "second", began_at=bench.clock.monotonic()))
+    bench.drain()
+    assert names(future) == ["Pending", "Running", "Completed"]
+    assert future.result() == "first"
+
+
 def test_waiting_for_a_result_acts_on_what_the_runner_reports(bench: Bench) -> None:
     future = work.submit()
     bench.runner.finish(1, 5)
@@ -672,7 +692,7 @@ def test_another_runner_of_the_flow_goes_on_when_one_breaks() -> None:
 
 def test_cancel_before_the_driver_has_looked_at_the_run(bench: Bench) -> None:
     engine: Engine = bench.engine
-    run = work._new_run((), {}, None)
+    run = work._new_run(work._place(), (), {}, None)
     run.was_submitted = True
     bench.flow_run.active.add(run)
     assert engine.cancel([run], "not needed", kill=False)

@@ -28,7 +28,7 @@ from penstock.engine.flow_run import flow_run
 from penstock.exceptions import CancelledRun, FlowRunTimeoutError, UnobservedFailureError
 from penstock.futures import PenstockFuture
 from penstock.retries import RetryPolicy
-from penstock.runs import FlowRun, Plan, Run, Tally, TaskRun
+from penstock.runs import FlowRun, Plan, Run, Tally, TaskRun, made_at
 from penstock.states import (
     Cancelled,
     Completed,
@@ -156,13 +156,13 @@ def a_plan(retries: int = 0, delays: float | None = None, **changes: Any) -> Pla
 
 def a_run(retries: int = 0, delays: float | None = None, **changes: Any) -> FlowRun:
     plan = a_plan(retries, delays, **changes)
-    return FlowRun(plan, Untouchable(), None, None, (), {}, NOW, "great-ammonite")
+    return FlowRun(plan, Untouchable(), None, None, (), {}, made_at(NOW), "great-ammonite")
 
 
 def inside(*ends: State[Any], number: int = 0) -> TaskRun:
     """A task run of the flow that has gone through these states."""
     plan = dataclasses.replace(a_plan(), name="fetch")
-    run = TaskRun(plan, Untouchable(), None, None, (), {}, NOW, number)
+    run = TaskRun(plan, Untouchable(), None, None, (), {}, made_at(NOW), number)
     for state in ends:
         advance(run, state, NOW)
     return run

@@ -80,6 +80,11 @@ def test_importing_penstock_loads_no_heavy_module(imported: dict[str, Any]) -> N
     assert not set(HEAVY) & set(imported["modules"])
 
 
+def test_importing_tasks_and_flows_loads_no_asyncio() -> None:
+    """It is a fifth of the whole, and comes with the first that is asynchronous, or in threads."""
+    assert "asyncio" not in probe("from penstock import flow, task")["modules"]
+
+
 def test_what_keeps_results_loads_no_heavy_module_and_touches_nothing() -> None:
     """Also with stores made: fsspec comes when the first URL is read."""
     statements = """

@@ -48,8 +48,8 @@ def test_a_record_comes_back_as_it_was(
     metadata: RecordMetadata, parts: list[bytes], signing_key: bytes | None
 ) -> None:
     content = bytearray(b"".join(pack(metadata, parts, signing_key)))
-    found, views = unpack(content, signing_key)
-    assert found == metadata
+    head, views = unpack(content, signing_key)
+    assert head.metadata == metadata
     assert [bytes(view) for view in views] == parts
     assert total_size(content[:128]) == len(content)
     start = content[: start_size(content[:128])]
@@ -82,9 +82,9 @@ def test_the_parts_are_views_that_are_aligned_and_can_be_written_to() -> None:
         (lambda content: content[:200], "ends within its metadata", True),
         (lambda content: content[:-1], "not whole: 63 bytes of value instead of 64", True),
         (lambda content: b"x" + content[1:], "does not begin as a record", True),
-        (lambda content: content[:8] + b"\x07" + content[9:], "format 7, and only 1", False),
-        (lambda content: content[:9] + b"\x01" + content[10:], "signed, and no key", False),
-        (lambda content: content.replace(b'"key"', b'"kez"'), "its metadata was changed", True),
+        (lambda content: content[:8] + b"\x07" + content[9:], "format 7, and only 2", False),
+        (lambda content: content[:41] + b"\x01" + content[42:], "signed, and no key", False),
+        (lambda content: content.replace(b"key", b"kez"), "its metadata was changed", True),
         (lambda content: content.replace(b"value", b"vague"), "its value was changed", True),
     ],
 )
@@ -96,10 +96,17 @@ def test_it_is_said_what_is_wrong(changed: Any, why: str, is_damaged: bool) -> N
 
 def test_a_signature_vouches_for_metadata_and_value() -> None:
     signed = record_of(b"value", signing_key=b"secret")
-    assert unpack(signed, b"secret")[0] == METADATA
-    for changed in (signed.replace(b"value", b"vague"), signed.replace(b'"key"', b'"kez"')):
+    assert unpack(signed, b"secret")[0].metadata == METADATA
+    for changed in (signed.replace(b"value", b"vague"), signed.replace(b"key", b"kez")):
         with pytest.raises(UnreadableRecordError):
             unpack(changed, b"secret")
+
+
+def test_what_decides_about_a_value_is_known_before_the_rest_is_read() -> None:
+    metadata = METADATA._replace(expires_at=NOON, serializer="json", run_name="train-1")
+    head, _ = unpack(bytearray(b"".join(pack(metadata, [b"value"]))))
+    assert (head.key, head.expires_at, head.serializer) == ("key", NOON, "json")
+    assert head.metadata == metadata
 
 
 def test_what_metadata_json_does_not_hold_is_noted_as_it_shows() -> None:

@@ -130,6 +130,33 @@ def test_a_place_that_cannot_be_read_is_a_miss_with_a_warning(
     assert line.startswith("Result 'key' cannot be used, as if it were not there: IsADirectoryErr")
 
 
+FORMER = (
+    b"\x89PENREC\n\x01\x00\x01\x00\x00\x00\x98\x00\x00\x00@" + b"\0" * 7 + b"\xaa" * 64
+    + b"\x05" + b"\0" * 7 + b'{"key": "key", "created_at": "2026-05-04T12:00:00+00:00"}'.ljust(152)
+    + b"\x80\x05K\x01.".ljust(64, b"\0")
+)  # fmt: skip
+"""A record of the first format, but for its digests."""
+
+
+def test_a_record_of_the_former_format_is_a_miss_and_is_replaced(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ResultStore(tmp_path)
+    (tmp_path / "key.record").write_bytes(FORMER)
+    with caplog.at_level(logging.WARNING, "penstock.results"):
+        assert store.read("key") is None
+        assert store.read_metadata("key") is None
+        assert store.stats().unreadable == 1
+    assert {line.partition(": it ")[2] for line in caplog.messages} == {
+        "is of format 1, and only 2 is known here"
+    }
+    assert store.collect().records == 0  # who has the former version may still read it
+    store.write("key", 2)
+    record = store.read("key")
+    assert record is not None
+    assert record.value == 2
+
+
 # --- what is collected -----------------------------------------------------------------
 
 

@@ -12,12 +12,12 @@ from penstock import flow, task
 
 FORKING = """
 import os
-from penstock.runs import FlowRun
+from penstock.runs import FlowRun, made_at
 from penstock.remote_runs import _Elsewhere, _plan_of
 
 def new():
     return FlowRun(_plan_of(_Elsewhere("f", None, dict), "f", frozenset()),
-                   None, None, None, (), {}, 0.0, "f").id
+                   None, None, None, (), {}, made_at(0.0), "f").id
 
 read, write = os.pipe()
 if os.fork() == 0:

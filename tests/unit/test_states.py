@@ -78,7 +78,13 @@ class Record:
 
     def __init__(self, *states: State[Any]) -> None:
         self.states = list(states)
-        self.state = states[-1]
+
+    @property
+    def state(self) -> State[Any]:
+        return self.states[-1]
+
+    def move_to(self, state: State[Any]) -> None:
+        self.states.append(state)
 
     def __repr__(self) -> str:
         return "<TaskRun 'fetch-0'>"

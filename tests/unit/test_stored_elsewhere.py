@@ -17,6 +17,7 @@ from tests.support import KeptUntilLost
 from penstock import PenstockFuture, State, task
 from penstock.attempt import RemoteError
 from penstock.cache_policies import INPUTS
+from penstock.exceptions import DefinitionError
 from penstock.filesystems import FileSystem, LocalFileSystem, RemoteFileSystem
 from penstock.results import ResultStore
 from penstock.settings import current
@@ -393,6 +394,15 @@ def test_what_stays_with_the_worker_and_is_stored_is_not_brought_home(bench: Ben
     kept = KeptUntilLost(LARGE, bench.runner)
     bench.store(kept=kept)
     assert future.run.state.data is kept
+
+
+def test_result_on_storage_asks_for_it_and_for_nothing_else(bench: Bench) -> None:
+    future = use.with_options(result_on="storage").submit(1)
+    assert bench.attempt().result_on == "driver", "and not with the worker"
+    bench.store()
+    assert isinstance(future.run.state.data, StoredResult)
+    with pytest.raises(DefinitionError, match="contradict each other"):
+        use.with_options(result_on="storage", persist_result=False)
 
 
 # --- when the driver stores it --------------------------------------------------------------

@@ -33,7 +33,7 @@ from penstock.exceptions import (
     WorkerLost,
 )
 from penstock.retries import RetryPolicy
-from penstock.runs import Plan, TaskRun
+from penstock.runs import Plan, TaskRun, made_at
 from penstock.states import (
     AwaitingRetry,
     Cancelled,
@@ -161,9 +161,9 @@ def a_run(
         is_async=False,
         is_generator=False,
     )
-    run = TaskRun(plan, Untouchable(), None, None, (7,), {}, NOW, 0)
+    run = TaskRun(plan, Untouchable(), None, None, (7,), {}, made_at(NOW), 0)
     if upstream:
-        run.upstream = [TaskRun(plan, Untouchable(), None, None, (7,), {}, NOW, 1)]
+        run.upstream = [TaskRun(plan, Untouchable(), None, None, (7,), {}, made_at(NOW), 1)]
     return run
 
 

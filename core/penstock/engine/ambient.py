@@ -53,7 +53,7 @@ def close_ambient_engine() -> None:
         while engine.active:
             for run in list(engine.active):
                 waiter = Waiter()
-                engine.watch(run, waiter)
+                engine.watch([run], waiter)
                 engine.loop.wait(waiter)
     finally:
         engine.close()

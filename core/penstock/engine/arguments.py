@@ -159,6 +159,8 @@ def look_through(
 
 def prerequisites(wait_for: Any) -> Any:
     """Return `wait_for` as something that can be gone through more than once."""
+    if wait_for is None:  # first: the question below is a slow one, and every run comes by
+        return None
     return list(wait_for) if isinstance(wait_for, Iterator) else wait_for
 
 

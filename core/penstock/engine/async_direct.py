@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +29,13 @@ from penstock.worker.calling import call_async
 from penstock.worker.prints import captured
 
 if TYPE_CHECKING:
+    import asyncio
+
     from penstock.engine.driver import Engine
     from penstock.runs import FlowRun, Run, Tally, TaskRun
     from penstock.states import State
+else:
+    import penstock._asyncio as asyncio
 
 __all__ = ["drive_async", "perform"]
 
@@ -92,12 +95,12 @@ async def prepare(run: Run, engine: Engine) -> None:
         direct.prepare(run, engine)
         return
     admitted = AsyncWaiter(asyncio.get_running_loop())
-    run.waiters = [admitted]
+    run.waiters = (admitted,)
     if not engine.loop.run_home(lambda: engine.dispatcher.admit_here(run)):
         engine.loop.ensure_standby(urgent=True)
         await admitted.wait()
         engine.loop.run_home(lambda: engine.dispatcher.admission.begin(run))
-    run.waiters = None
+    run.waiters = ()
 
 
 async def recall(run: TaskRun, engine: Engine) -> Any:

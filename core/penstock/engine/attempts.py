@@ -17,7 +17,6 @@ from penstock.tracebacks import cut_own_frames
 if TYPE_CHECKING:
     from penstock.engine.loop import Timer
     from penstock.runs import Run
-    from penstock.task_runners import Started
 
 __all__ = ["KILL_SECONDS", "Attempts"]
 
@@ -46,12 +45,17 @@ class Attempts(KeepingResults):
         """A submitted run is over; see `Engine.finish`."""
         raise NotImplementedError
 
-    def attempt_began(self, run: Run, event: Started) -> None:
+    def attempt_began(self, attempt_id: int, at: float) -> None:
         """The function of an attempt has begun: its state, its time limit."""
+        run = self.dispatcher.attempts.get(attempt_id)
+        if run is None:
+            return
+        if run.plan.runner.starved:  # what runs may not count against its credit any more
+            self.dispatcher.feed_again(run.plan.runner)
         starting, run.starting = run.starting, None
         if starting is None:
             return
-        elapsed = max(0.0, self.clock.monotonic() - event.at)
+        elapsed = max(0.0, self.clock.monotonic() - at)
         if run.state.type is CANCELLING:
             return
         if run.plan.is_held:
@@ -61,9 +65,8 @@ class Attempts(KeepingResults):
             self.enter(run, State(CANCELLING, "Cancelling", run.cancel_reason))
         timeout = run.plan.timeout_seconds
         if timeout is not None and not run.is_flow_run:
-            number = event.attempt_id
-            self._deadlines[number] = self.loop.call_at(
-                event.at + timeout, lambda: self._time_is_up(run, number)
+            self._deadlines[attempt_id] = self.loop.call_at(
+                at + timeout, lambda: self._time_is_up(run, attempt_id)
             )
 
     def _time_is_up(self, run: Run, attempt_id: int) -> None:
@@ -95,6 +98,8 @@ class Attempts(KeepingResults):
 
     def attempt_ended(self, outcome: Outcome) -> None:
         """An attempt is over: what happened inside of it, and the answer to its run's life."""
+        if outcome.began_at is not None:
+            self.attempt_began(outcome.attempt_id, outcome.began_at)
         timer = self._deadlines.pop(outcome.attempt_id, None)
         if timer is not None:
             self.loop.take_back(timer)
@@ -127,20 +132,18 @@ class Attempts(KeepingResults):
 
     def report(self, run: Run, outcome: Outcome) -> Report:
         """Return what the driver knows about the end of an attempt."""
-        if isinstance(outcome.error, BaseException):
-            cut_own_frames(outcome.error)
-        is_overdue = outcome.attempt_id in self._overdue
-        self._overdue.discard(outcome.attempt_id)
-        timed_out = isinstance(outcome.error, interrupts.DeadlineReached) or (
-            is_overdue and outcome.kind != "returned" and not run.cancel_requested
-        )
-        cancelled = (
-            run.cancel_requested
-            or outcome.kind == "stopped"
-            or isinstance(outcome.error, (KeyboardInterrupt, interrupts.Interrupted))
-        )
-        if isinstance(outcome.error, interrupts.Interrupted):
-            run.cancel_reason = run.cancel_reason or str(outcome.error)
+        error, timed_out = outcome.error, False
+        cancelled = run.cancel_requested or outcome.kind == "stopped"
+        if outcome.attempt_id in self._overdue:
+            self._overdue.discard(outcome.attempt_id)
+            timed_out = outcome.kind != "returned" and not run.cancel_requested
+        if isinstance(error, BaseException):
+            cut_own_frames(error)
+            timed_out = timed_out or isinstance(error, interrupts.DeadlineReached)
+            if isinstance(error, (KeyboardInterrupt, interrupts.Interrupted)):
+                cancelled = True
+            if isinstance(error, interrupts.Interrupted):
+                run.cancel_reason = run.cancel_reason or str(error)
         return Report(outcome, self.clock.time(), timed_out, cancelled and not timed_out)
 
     def _flow_body_returned(self, run: Run, outcome: Outcome) -> None:

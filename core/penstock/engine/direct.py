@@ -16,6 +16,7 @@ from penstock.engine.commands import (
     RESOLVE,
     SETTLE,
     CancelRun,
+    Enter,
     Execute,
     Report,
     Sleep,
@@ -93,6 +94,8 @@ def _drive(run: Run, engine: Engine) -> State[Any]:
 
 def perform(run: Run, engine: Engine, command: Any) -> Any:
     """Perform any command but `Execute`, blocking the calling thread where it has to wait."""
+    if type(command) is Enter:
+        return engine.enter(run, command.state)
     if command is READY:
         return prepare(run, engine)
     if command is RESOLVE:
@@ -135,12 +138,12 @@ def prepare(run: Run, engine: Engine) -> None:
     if not run.plan.is_held:
         return
     admitted = Waiter()
-    run.waiters = [admitted]
+    run.waiters = (admitted,)
     if not engine.loop.run_home(lambda: engine.dispatcher.admit_here(run)):
         with engine.lending():
             engine.loop.wait(admitted)
         engine.loop.run_home(lambda: engine.dispatcher.admission.begin(run))
-    run.waiters = None
+    run.waiters = ()
 
 
 def execute(run: Run, engine: Engine, state: State[Any]) -> Report:

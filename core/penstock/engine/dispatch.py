@@ -44,11 +44,13 @@ def rank(run: Run) -> int:
 
 def _place_of_result(run: Run, environment: Environment | None) -> ResultPlace:
     """Return where a result is to be: it has to come home if the driver is to store it."""
-    keeping = run.plan.keeping
+    keeping, wanted = run.plan.keeping, run.plan.result_on
+    if wanted == "storage":
+        return "driver"
     if keeping is None or not keeping.is_written:
-        return run.plan.result_on
+        return wanted
     is_stored_there = environment is not None and environment.writer is not None
-    return run.plan.result_on if is_stored_there else "driver"
+    return wanted if is_stored_there else "driver"
 
 
 class RunnerHandle:
@@ -196,7 +198,7 @@ class Dispatcher:
         if run.was_submitted:
             self._line_up(run)
         else:  # called directly: its thread waits for this
-            for waiter in run.waiters or ():
+            for waiter in run.waiters:
                 waiter.finished(run)
 
     def end_attempt(self, outcome: Outcome) -> Run | None:

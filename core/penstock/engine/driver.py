@@ -20,7 +20,6 @@ from penstock.engine.commands import (
     READY,
     RECALL,
     RESOLVE,
-    CancelChildren,
     Execute,
     Sleep,
 )
@@ -39,7 +38,7 @@ from penstock.task_runners import Broken, Output, SlotsChanged, Started
 from penstock.transactions import transaction_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from penstock.attempt import Environment
     from penstock.engine.dispatch import RunnerHandle
@@ -122,28 +121,31 @@ class Engine(Cancelling):
             with self._lock:
                 flow_run.tally.begun += 1
 
-    def submit(self, run: Run) -> None:
-        """Take a new run, to be driven from here on."""
+    def submit(self, runs: Sequence[Run]) -> None:
+        """Take new runs, to be driven from here on."""
         if not self.loop.guards_signals():
-            self._submit(run)
+            self._submit(runs)
             return
         interrupts.enter_library()
         try:
-            self._submit(run)
+            self._submit(runs)
         finally:
             interrupts.leave_library()
 
-    def _submit(self, run: Run) -> None:
-        run.was_submitted = True
-        (run.flow_run if run.flow_run is not None else self).active.add(run)
+    def _submit(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            run.was_submitted = True
+            (run.flow_run if run.flow_run is not None else self).active.add(run)
         loop = self.loop
         loop.beats += 1
         if not loop.may_drive() or not loop.try_turn():
-            loop.post(Begin(run))
+            for run in runs:
+                loop.post(Begin(run))
             loop.ensure_standby(urgent=not loop.may_drive())
             return
         try:
-            self._begin(run)
+            for run in runs:
+                self._begin(run)
             loop.drain()
         finally:
             loop.give_turn()
@@ -153,6 +155,9 @@ class Engine(Cancelling):
         self.loop.in_flight += 1
         if run.flow_run is not None and run.flow_run.state.is_final() and not run.state.is_final():
             self.enter(run, State(CANCELLED, "Cancelled", "the flow run around it is over"))
+        group = run.group
+        if group is not None and group.has_ended() and not run.state.is_final():
+            self.enter(run, State(CANCELLED, "Cancelled", group.reason()))
         if run.state.is_final():  # cancelled before the driver came to look at it
             self.finish(run)
             return
@@ -313,18 +318,6 @@ class Engine(Cancelling):
 
         return value_of
 
-    def perform(self, run: Run, command: Any) -> Any:
-        """Perform a command that does not wait."""
-        if type(command) is CancelChildren:
-            self.cancel_children(
-                run,  # type: ignore[arg-type]  # only flows ask this
-                command.reason,
-                kill=command.kill,
-                keep_for=command.keep_for,
-            )
-            return None
-        return super().perform(run, command)
-
     # --- the end of a run --------------------------------------------------------------
 
     def close_books(self, run: Run) -> None:
@@ -361,13 +354,13 @@ class Engine(Cancelling):
         self.note_made_again(run)
         self.close_books(run)
         with self._lock:
-            waiters, run.waiters = run.waiters, None
-            callbacks, run.callbacks = run.callbacks, None
-        if waiters:
-            for waiter in waiters:
-                waiter.finished(run)
-        dependents, run.dependents = run.dependents, None
+            waiters, run.waiters = run.waiters, ()
+            callbacks = run.callbacks
+        for waiter in waiters:
+            waiter.finished(run)
+        dependents = run.dependents
         if dependents:
+            run.dependents = None
             for each in dependents:
                 each.left -= 1
                 if each.left == 0 and not each.state.is_final():
@@ -375,10 +368,11 @@ class Engine(Cancelling):
                         self._inputs_are_over(each)
                     else:  # it may end at once, and so on down a chain, too long for this stack
                         self.loop.post(functools.partial(self._inputs_are_over, each))
-        group: MapGroup | None = getattr(run, "group", None)
+        group = run.group
         if group is not None and run.state.type in (FAILED, CRASHED):
             self._sibling_failed(group, run)
         if callbacks:
+            run.callbacks = None
             future: PenstockFuture[Any] = PenstockFuture(run)
             for callback in callbacks:
                 self.call_back(callback, future)
@@ -402,14 +396,13 @@ class Engine(Cancelling):
             self.step(run, None)
 
     def _sibling_failed(self, group: MapGroup, run: Run) -> None:
-        if group.on_error == "continue" or group.failed_index is not None:
+        if group.on_error == "continue" or group.has_ended():
             return
         group.failed_index = getattr(run, "map_index", None) or 0
-        reason = f"sibling [{group.failed_index}] failed"
         kill = group.on_error == "fail_fast"
         for sibling in list(group.runs):
             if sibling is not run and not sibling.state.is_final():
-                self.cancel_one(sibling, reason, kill=kill, only_waiting=not kill)
+                self.cancel_one(sibling, group.reason(), kill=kill, only_waiting=not kill)
 
     # --- events ------------------------------------------------------------------------
 
@@ -418,11 +411,7 @@ class Engine(Cancelling):
         if kind is Outcome:
             self.attempt_ended(event)
         elif kind is Started:
-            run = self.dispatcher.attempts.get(event.attempt_id)
-            if run is not None:
-                if run.plan.runner.starved:  # what runs may not count against its credit any more
-                    self.dispatcher.feed_again(run.plan.runner)
-                self.attempt_began(run, event)
+            self.attempt_began(event.attempt_id, event.at)
         elif kind is Begin:
             self._begin(event.run)
         elif kind is Broken:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,14 @@ from penstock.worker import calling
 from penstock.worker.prints import captured
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from penstock.engine.loop import Loop
     from penstock.runs import Run
     from penstock.task_runners import Capabilities
+else:
+    import penstock._asyncio as asyncio
 
 __all__ = ["is_plain", "user_function"]
 

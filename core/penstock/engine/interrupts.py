@@ -9,7 +9,6 @@ signals are, and touched by the main thread only. `deadlines` sets the limits th
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 import sys
@@ -18,8 +17,11 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
+else:
+    import penstock._asyncio as asyncio
 
 __all__ = [
     "Deadline",
@@ -198,7 +200,9 @@ def reason(error: BaseException | None) -> str:
 
 def pass_on(error: BaseException | None) -> None:
     """Raise what has interrupted a run from outside; asking for its state does not stop that."""
-    if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError, DeadlineReached)):
+    if error is not None and isinstance(
+        error, (KeyboardInterrupt, asyncio.CancelledError, DeadlineReached)
+    ):
         raise error
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.context import CURRENT
 from penstock.engine import interrupts
-from penstock.engine.commands import Call, Enter, Log, Propose
+from penstock.engine.commands import Call, CancelChildren, Enter, Log, Propose
 from penstock.engine.waiting import Waiting
 from penstock.exceptions import CrashedRun, IllegalMove
 from penstock.hooks import finish as finish_awaitable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from penstock.engine.loop import Clock
-    from penstock.runs import Run
+    from penstock.runs import FlowRun, Run
 
 __all__ = ["Performing"]
 
@@ -52,7 +52,21 @@ class Performing(Waiting):
         if kind is Log:
             self.log(run, command)
             return None
+        if kind is CancelChildren:
+            self.cancel_children(
+                run,  # type: ignore[arg-type]  # only flows ask this
+                command.reason,
+                kill=command.kill,
+                keep_for=command.keep_for,
+            )
+            return None
         raise AssertionError(f"no driver performs {command!r} here")
+
+    def cancel_children(
+        self, run: FlowRun, reason: str, *, kill: bool, keep_for: Any = None
+    ) -> None:
+        """Ask every run inside of a flow run to end; see `Cancelling`."""
+        raise NotImplementedError
 
     def enter(
         self, run: Run, state: State[Any], at: float | None = None, *, counts: bool = True

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import bisect
 import functools
-from fractions import Fraction
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from fractions import Fraction
 
     from penstock.runs import Run
 
@@ -99,7 +99,7 @@ class Resources:
 
     def _around(self, run: Run, name: str) -> Fraction:
         """Return how much of something the runs around this one have."""
-        amount = Fraction(0)
+        amount = _exact(0)
         around = run.parent
         while around is not None:
             if around in self._held:
@@ -178,4 +178,6 @@ class Resources:
 @functools.lru_cache(maxsize=256)
 def _exact(amount: float) -> Fraction:
     """Return an amount in which ten tenths are one, and three thirds."""
+    from fractions import Fraction  # 2 ms of every start, where nothing has resources
+
     return Fraction(amount).limit_denominator(1_000_000)

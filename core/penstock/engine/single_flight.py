@@ -45,15 +45,14 @@ def join(place: Place, run: TaskRun, waiter: Waiter | None) -> bool:
     if run.making is not None:
         return run.making.maker is run
     with _lock:
-        making = _under_way.get(place)
-        if making is None:
-            making = _under_way[place] = Making(place, run)
-        elif _waits_for(making.maker, run):
-            return True
-        else:
+        own = Making(place, run)
+        making = _under_way.setdefault(place, own)
+        if making is not own:
+            if _waits_for(making.maker, run):
+                return True
             making.waiting[run] = waiter
         run.making = making
-        return making.maker is run
+        return making is own
 
 
 def leave(

@@ -10,7 +10,6 @@ them were asked for and nothing else was said: no value sent, none returned.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
 import time
@@ -26,12 +25,15 @@ from penstock.tracebacks import cut_own_frames
 from penstock.worker.prints import captured
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 
     from penstock.engine.driver import Engine
     from penstock.engine.lineage import Ledger
     from penstock.runs import Run
     from penstock.states import State
+else:
+    import penstock._asyncio as asyncio
 
 __all__ = ["is_found", "iterate", "iterate_async"]
 

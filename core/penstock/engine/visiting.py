@@ -77,7 +77,7 @@ class VisitingEngine(Engine):
             while active:
                 for run in list(active):
                     waiter = Waiter()
-                    self.watch(run, waiter)
+                    self.watch([run], waiter)
                     self.loop.wait(waiter)
         finally:
             for place, run in self._unseen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from penstock.logging import run_logger
 from penstock.states import StateType
 
 if TYPE_CHECKING:
+    import asyncio
     import threading
     from collections.abc import Callable, Iterator, Sequence
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from penstock.engine.loop import Loop
     from penstock.futures import PenstockFuture
     from penstock.runs import FlowRun, Run
+else:
+    import penstock._asyncio as asyncio
 
 __all__ = ["AsyncWaiter", "Waiting"]
 
@@ -81,22 +83,25 @@ class Waiting:
 
     # --- who watches -------------------------------------------------------------------
 
-    def watch(self, run: Run, waiter: Any) -> None:
-        """Tell the waiter when the run is over; at once if it is."""
+    def watch(self, runs: Sequence[Run], waiter: Any) -> None:
+        """Tell the waiter when a run is over; at once of those that are."""
+        over: list[Run] = []
+        alone = (waiter,)  # one for all of them: a map may have many
         with self._lock:
-            if not run.state.is_final():
-                if run.waiters is None:
-                    run.waiters = []
-                run.waiters.append(waiter)
-                return
-        waiter.finished(run)
+            for run in runs:
+                if run.state.is_final():
+                    over.append(run)
+                else:
+                    run.waiters = (*run.waiters, waiter) if run.waiters else alone
+        for run in over:
+            waiter.finished(run)
 
     def unwatch(self, runs: Sequence[Run], waiter: Any) -> None:
         """The waiter need not be told any more."""
         with self._lock:
             for run in runs:
-                if run.waiters is not None and waiter in run.waiters:
-                    run.waiters.remove(waiter)
+                if waiter in run.waiters:
+                    run.waiters = tuple(each for each in run.waiters if each is not waiter)
 
     def add_callback(
         self, future: PenstockFuture[Any], fn: Callable[[PenstockFuture[Any]], object]
@@ -123,7 +128,7 @@ class Waiting:
     def wait_for_run(self, run: Run, timeout: float | None) -> bool:
         """Wait until a run is over; false at the timeout."""
         waiter = Waiter()
-        self.watch(run, waiter)
+        self.watch([run], waiter)
         with self.lending(run):
             ready = self.loop.wait(waiter, timeout)
         if not ready:
@@ -136,8 +141,7 @@ class Waiting:
             1 if return_when == "FIRST_COMPLETED" else len(runs),
             _ended_badly if return_when == "FIRST_EXCEPTION" else None,
         )
-        for run in runs:
-            self.watch(run, waiter)
+        self.watch(runs, waiter)
         with self.lending(*runs):
             self.loop.wait(waiter, timeout)
         self.unwatch(runs, waiter)
@@ -145,8 +149,7 @@ class Waiting:
     def watch_all(self, runs: Sequence[Run]) -> Callable[[float | None], Run | None]:
         """Return a function that waits for the next of the runs to end; None at a timeout."""
         waiter = _Next()
-        for run in runs:
-            self.watch(run, waiter)
+        self.watch(runs, waiter)
 
         def following(timeout: float | None) -> Run | None:
             if waiter.ended.empty():
@@ -251,7 +254,7 @@ class Waiting:
         if self.loop.holds_turn():  # in a runner that runs in its caller: nobody else can drive
             return self.wait_for_run(run, limit)
         waiter = AsyncWaiter(asyncio.get_running_loop())
-        self.watch(run, waiter)
+        self.watch([run], waiter)
         self.loop.ensure_standby(urgent=True)
         with self.lending(run, blocks_thread=False):
             try:

@@ -22,6 +22,7 @@ __all__ = ["LocalFileSystem"]
 _USE_SECONDS = 600.0
 """How exact the time of the last use is; to note every use would be a write for every read."""
 _SMALL_BYTES = 1 << 16
+_TO_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 # Any path does, where a backslash or a drive may be in it.
 _NEEDS_A_LOOK = ("", ".", "/") if os.sep == "/" else ("", *map(chr, range(128)))
 
@@ -85,7 +86,7 @@ class LocalFileSystem(FileSystem):
         return content
 
     def _read(self, full: str) -> tuple[bytearray, float]:
-        handle = os.open(full, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        handle = os.open(full, _TO_READ)
         try:
             found = os.fstat(handle)
             if found.st_size <= _SMALL_BYTES:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterator
+else:
+    import penstock._asyncio as asyncio
 
 __all__ = ["LockManager"]
 

@@ -193,6 +193,9 @@ class RunnerHarness:
                     f"attempt {event.attempt_id} ended twice: {first}, then {event.kind}"
                 )
             else:
+                if event.began_at is not None:
+                    began = Started(event.attempt_id, event.worker, event.began_at)
+                    self.starts.setdefault(event.attempt_id, began)
                 self.outcomes[event.attempt_id] = event
                 self.order.append(event.attempt_id)
         elif isinstance(event, Broken):

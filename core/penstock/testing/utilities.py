@@ -17,7 +17,7 @@ from penstock.engine.driver import Engine
 from penstock.engine.lineage import Ledger
 from penstock.flows import Flow
 from penstock.logging import configure
-from penstock.runs import FlowRun
+from penstock.runs import FlowRun, made_at
 from penstock.states import Running
 from penstock.testing.manual import ManualClock, ManualTaskRunner
 
@@ -132,7 +132,7 @@ def engine_for_test(
             tag_limits={**now.tag_limits, **(tag_limits or {})},
         )
         plan = Flow(_nothing, name="test").plan(now, None, frozenset())
-        run = FlowRun(plan, engine, None, None, (), {}, time.time(), "test")
+        run = FlowRun(plan, engine, None, None, (), {}, made_at(time.time()), "test")
         run.ledger = Ledger()
         run.task_runner = ManualTaskRunner() if runner is None else runner
         engine.enter(run, Running())

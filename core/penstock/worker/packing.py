@@ -30,6 +30,7 @@ __all__ = [
 
 LARGE_BYTES: Final = 64 * 1024
 """From here on, a buffer travels by itself, without being copied into a pickle."""
+_LARGE_INTEGER: Final = 2**255
 _SCALARS: Final = frozenset({bool, int, float, complex, str, bytes, type(None)})
 
 
@@ -92,7 +93,7 @@ def is_small_scalar(value: Any) -> bool:
     if kind is str or kind is bytes:
         return bool(len(value) < LARGE_BYTES // 4)
     if kind is int:
-        return bool(-(2**255) < value < 2**255)
+        return bool(-_LARGE_INTEGER < value < _LARGE_INTEGER)
     return bool(kind in _SCALARS)
 
 

@@ -19,6 +19,8 @@ import cloudpickle
 import dask.config
 import loky
 
+from penstock_runners.thread_variables import variables_for
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -39,16 +41,6 @@ _QUIET: Final = (
     "'distributed.worker.memory': 'warning'}"
 )
 """What Dask may log: deaths are told by the runner, but not what memory has to do with it."""
-
-_BLAS_THREADS: Final = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
 
 _CLOSING_SECONDS: Final = 4.0
 
@@ -155,6 +147,5 @@ def _environment(where: Where) -> Mapping[str, str]:
     kwargs: Mapping[str, Any] = where.cluster_kwargs or {}
     workers = max(1, where.count_workers(loky.cpu_count()))
     threads = int(kwargs.get("threads_per_worker") or 1)
-    share = str(max(1, loky.cpu_count() // (workers * threads)))
-    own = dict.fromkeys(_BLAS_THREADS, share) | {"DASK_LOGGING": _QUIET}
-    return own | os.environ
+    share = variables_for(workers * threads, os.environ)
+    return share | {"DASK_LOGGING": _QUIET} | os.environ

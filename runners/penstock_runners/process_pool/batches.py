@@ -51,6 +51,7 @@ class Batch:
         self._calls: list[tuple[Any, ...]] = []
         self._buffers: list[Any] = []
         self._new: list[Parcel] = []
+        self._needed: list[Parcel] = []
 
     def admits(self, job: Job, is_alone: bool) -> bool:
         """Whether a job may go along: with those of its own run, and not if it travels alone."""
@@ -68,9 +69,9 @@ class Batch:
         if not packing.is_inline:
             self._buffers += buffers
             self._nbytes += packing.nbytes
-        for parcel in needed:
-            if self._worker.learn(parcel.number):
-                self._new.append(parcel)
+        if needed != self._needed:  # else as for the call before
+            self._needed = needed
+            self._new += (one for one in needed if self._worker.learn(one.number))
         self._client = job.client
         self.jobs.append(job)
         self._make_room(job, is_alone)

@@ -256,6 +256,7 @@ class Crew:
                 worker.phase = Phase.READY
             elif kind == frames.INITIALIZER_FAILED:
                 worker.failure = head[1]
+        self._dismiss_if_spent(worker)
 
     def _on_done(self, worker: Worker, head: tuple[Any, ...], buffers: list[bytearray]) -> None:
         job = worker.sent.pop(head[1], None)
@@ -265,9 +266,8 @@ class Crew:
         self._forget_sent(worker, job)
         assert job.pace is not None
         job.pace.learn(seconds)
-        if job.attempt.report_start and not job.is_started:
-            job.client.report(Started(job.attempt.id, worker.name, called))
-        outcome = outcome_of(job.attempt, head, buffers, worker.name)
+        began_at = called if job.attempt.report_start and not job.is_started else None
+        outcome = outcome_of(job.attempt, head, buffers, worker.name, began_at)
         killing = worker.killing
         if killing is not None and killing.job is job and called + seconds > killing.asked_at:
             # Perhaps only since asking for the stack interrupted a system call: no end to believe.
@@ -276,7 +276,6 @@ class Crew:
         worker.has_worked = True
         if seconds >= LONG_SECONDS and self._memory.is_above(worker):
             worker.is_too_large = True  # seen now, lest its next attempt gets the blame
-        self._dismiss_if_spent(worker)
 
     def _dismiss_if_spent(self, worker: Worker) -> None:
         if worker.is_spent and not worker.sent and worker.phase is Phase.READY:
@@ -302,7 +301,6 @@ class Crew:
                 late.is_unwanted = False
                 if late.must_die:
                     self.begin_killing(worker, late)
-        self._dismiss_if_spent(worker)
 
     def take_back(self, job: Job) -> None:
         """Put a job that has not begun back into the queue, or end it if it is unwanted."""

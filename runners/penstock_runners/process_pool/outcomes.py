@@ -15,7 +15,11 @@ __all__ = ["outcome_of"]
 
 
 def outcome_of(
-    attempt: Attempt, head: tuple[Any, ...], buffers: list[bytearray], worker: str
+    attempt: Attempt,
+    head: tuple[Any, ...],
+    buffers: list[bytearray],
+    worker: str,
+    began_at: float | None,
 ) -> Outcome:
     """Return the outcome that a DONE frame tells of."""
     _, _, how, payload, _, seconds, children, stored = head
@@ -32,4 +36,5 @@ def outcome_of(
             first, *buffers = buffers
             payload = bytes(first)
         value = Packed(payload, tuple(buffers))
-    return Outcome(attempt.id, kind, value, error, "", True, seconds, worker, (), children, stored)
+    ends = (), children, stored, began_at
+    return Outcome(attempt.id, kind, value, error, "", True, seconds, worker, *ends)

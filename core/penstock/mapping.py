@@ -140,13 +140,10 @@ class MappedCall:
 
         args = [column(place, value) for place, value in enumerate(self.args)]
         kwargs = [column(name, value) for name, value in self.kwargs.items()]
-        return zip(
-            zip(*args, strict=False) if args else itertools.repeat(()),
-            (dict(zip(self.kwargs, row, strict=True)) for row in zip(*kwargs, strict=False))
-            if kwargs
-            else itertools.repeat({}),
-            strict=False,
-        )
+        by_position = zip(*args, strict=False) if args else itertools.repeat(())
+        by_name = zip(*kwargs, strict=False) if kwargs else itertools.repeat(())
+        named = (dict(zip(self.kwargs, row, strict=True)) for row in by_name)
+        return zip(by_position, named, strict=False)
 
     def submit(
         self, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]

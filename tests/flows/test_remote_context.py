@@ -289,7 +289,7 @@ def test_users_023_variables_of_the_flow_count_for_its_tasks_and_add_up(anywhere
     of_plain, of_both = contextvars.copy_context().run(main)
     assert of_both == ("r", "t")
     # Workers in this process see every variable; those elsewhere what was declared.
-    assert of_plain == ("r", "none" if anywhere.startswith("process") else "t")
+    assert of_plain == ("r", "t" if anywhere in ("inline", "thread") else "none")
 
 
 def test_users_023_one_attempt_does_not_see_what_another_has_set(elsewhere: str) -> None:
@@ -406,7 +406,7 @@ def importable(
 
 
 def test_users_023_a_variable_of_a_module_is_that_of_the_module(
-    elsewhere: str, importable: types.ModuleType
+    processes: str, importable: types.ModuleType
 ) -> None:
     @task(propagate=[importable.WHO])
     def ask() -> Any:
@@ -414,7 +414,7 @@ def test_users_023_a_variable_of_a_module_is_that_of_the_module(
 
         return module_with_a_variable.who()
 
-    @flow(task_runner=elsewhere)
+    @flow(task_runner=processes)
     def main() -> Any:
         importable.WHO.set("me")
         return ask.submit().result()

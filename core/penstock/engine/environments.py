@@ -57,6 +57,7 @@ def environment_of(
         resources = tuple(
             (name, amount, run.resources.get(name, ())) for name, amount in plan.resources.items()
         )
+    # The fields of `Own`; to make one, and a plain tuple of it, would take ten times as long.
     own = run.id_bits, run.name, run.run_count, run.number, inputs, resources
     variables = None
     if plan.propagate and context is not None:

@@ -63,10 +63,16 @@ class Parameters(dict[str, Any]):
     """A flow's parameters; asking for one that did not travel says why."""
 
     def __init__(self, packed: Mapping[str, bytes | str]) -> None:
-        super().__init__(
-            {name: pickle.loads(value) for name, value in packed.items() if type(value) is bytes}
-        )
-        self._missing = {name: why for name, why in packed.items() if type(why) is str}
+        super().__init__()
+        self._missing: dict[str, str] = {}
+        for name, value in packed.items():
+            if isinstance(value, str):
+                self._missing[name] = value
+                continue
+            try:
+                self[name] = pickle.loads(value)
+            except Exception as error:  # noqa: BLE001  (user code; told to who asks for it)
+                self._missing[name] = f"it cannot be unpickled here: {error!r}"
 
     def __missing__(self, name: str) -> Any:
         if name in self._missing:

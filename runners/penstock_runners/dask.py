@@ -7,6 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from penstock.by_value import ByValue
 from penstock.cpus import usable_cpus
 from penstock.task_runners import Capabilities, TaskRunner
 from penstock_runners.dask_cluster.connection import Connection
@@ -197,6 +198,10 @@ class DaskTaskRunner(TaskRunner):
         """Drop what has not begun. What runs goes on: Dask cannot stop it."""
         if self._live is not None and self._process_id == os.getpid():
             self._live[1].cancel(attempt_ids)
+
+    def by_value(self) -> ByValue:
+        """Return what goes by value, to other machines all that is not installed."""
+        return ByValue(self.ship_modules, only_installed=not self.where.is_local)
 
     def cannot_offer(self, resources: Mapping[str, float]) -> str:  # noqa: ARG002
         """Return an empty string: workers come and go, and each may have anything."""

@@ -26,9 +26,18 @@ _registry_lock = threading.RLock()
 _COMMON_PREFIX: Final = "_penstock_"
 """Of modules that are made in every worker: see `penstock.worker.here`."""
 _NEVER_SENT: Final = frozenset(
-    {"cloudpickle", "dask", "distributed", "penstock", "penstock_runners"}
+    {
+        "__main__",
+        "__mp_main__",
+        "cloudpickle",
+        "dask",
+        "distributed",
+        "penstock",
+        "penstock_runners",
+    }
 )
-"""Packages that no copy of one function is of use without, wherever they were loaded from."""
+"""Packages that no copy of one function is of use without, wherever they were loaded from; and the
+main module, which cloudpickle sends anyway."""
 
 
 class ByValue:
@@ -51,7 +60,6 @@ class ByValue:
         self._depth = 0
         self._registered: list[ModuleType] = []
         self._named: tuple[str, ...] = tuple(modules)
-        self._seen: set[str] = set()
         self._helpers: tuple[str, ...] = ()
         """Modules and packages of the project, found among those that are loaded."""
         self.names: tuple[bytes, ...] = tuple(name.encode() for name in modules)
@@ -75,14 +83,11 @@ class ByValue:
 
     def find_helpers(self) -> bool:
         """Look at what was loaded since the last time; return whether there are any helpers."""
-        if self._only_installed and len(sys.modules) != len(self._seen):
-            loaded = frozenset(tuple(sys.modules))
-            for name in sorted(loaded - self._seen):
-                part = _part_that_is_not_installed(name)
-                if part is not None and not _is_within(part, (*self._named, *self._helpers)):
-                    self._helpers += (part,)
-            self._seen = set(loaded)
-            self._show_names()
+        if self._only_installed:
+            helpers = _project.parts()
+            if helpers is not self._helpers:
+                self._helpers = helpers
+                self._show_names()
         return bool(self._helpers)
 
     def _show_names(self) -> None:
@@ -121,6 +126,30 @@ class ByValue:
                 _unregister(registered)
 
 
+class _Project:
+    """What is loaded of files that are not installed, in the whole process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: set[str] = set()
+        self._parts: tuple[str, ...] = ()
+
+    def parts(self) -> tuple[str, ...]:
+        """Return modules and outermost packages; the same tuple while there are no others."""
+        with self._lock:
+            if len(sys.modules) != len(self._seen):
+                loaded = set(sys.modules)
+                found = {_part_that_is_not_installed(name) for name in loaded - self._seen}
+                new = sorted(part for part in found if part is not None)
+                if not set(new) <= set(self._parts):
+                    self._parts = tuple(dict.fromkeys((*self._parts, *new)))
+                self._seen = loaded
+            return self._parts
+
+
+_project: Final = _Project()
+
+
 def _register(names: Iterable[str]) -> list[ModuleType]:
     """Have cloudpickle send what these modules define; return those it did not send before."""
     registered: list[ModuleType] = []
@@ -141,14 +170,13 @@ def _unregister(registered: list[ModuleType]) -> None:
 
 def _part_that_is_not_installed(name: str) -> str | None:
     """Return the outermost package of a module that is of a project, or None: it is installed."""
-    if name == "__main__" or name.partition(".")[0] in _NEVER_SENT:
+    if name.partition(".")[0] in _NEVER_SENT:
         return None
     for end in (*(i for i, char in enumerate(name) if char == "."), len(name)):
         part = name[:end]
-        if not is_installed(part):
-            return part
-        if getattr(sys.modules.get(part), "__file__", None) is not None:
-            return None
+        place: str | None = getattr(sys.modules.get(part), "__file__", None)
+        if place is not None:  # else a namespace, and what is in it counts
+            return None if _is_installed_at(place) else part
     return None
 
 
@@ -182,6 +210,11 @@ def is_installed(name: str) -> bool:
     place: str | None = getattr(sys.modules.get(name), "__file__", None)
     if place is None:
         return True
+    return _is_installed_at(place)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_installed_at(place: str) -> bool:
     return os.path.realpath(place).startswith(_installed_places())
 
 

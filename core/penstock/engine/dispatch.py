@@ -255,8 +255,13 @@ class Dispatcher:
                     break
             place = heapq.heappop(ready)
             run = place[2]
-            if run.plan.resources and not handle.resources.acquire(place):
-                continue
+            if run.plan.resources:
+                if not handle.resources.acquire(place):
+                    self.admission.park(run)
+                    continue
+                if not self.admission.unpark(run):
+                    self._release_resources(run)
+                    continue
             handle.allowance -= 1
             go(run)
         attempts, handle.batch = handle.batch, []

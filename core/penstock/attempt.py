@@ -39,7 +39,7 @@ class Environment(NamedTuple):
     shared: bytes
     """`marshal` of plain values. The same object for many attempts, to be sent to a worker once."""
     own: tuple[Any, ...]
-    """Plain values of this attempt."""
+    """Of this attempt alone: `penstock.worker.here.Own` as a plain tuple."""
     variables: bytes | None = None
     """The pickle of context variables and their values."""
     writer: bytes | None = None

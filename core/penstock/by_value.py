@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.machinery
 import os
@@ -16,7 +17,7 @@ import cloudpickle
 from penstock.worker.packing import is_by_value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import ModuleType
 
 __all__ = ["ByValue", "is_by_value", "is_importable", "is_installed"]
@@ -24,6 +25,19 @@ __all__ = ["ByValue", "is_by_value", "is_importable", "is_installed"]
 _registry_lock = threading.RLock()
 _COMMON_PREFIX: Final = "_penstock_"
 """Of modules that are made in every worker: see `penstock.worker.here`."""
+_NEVER_SENT: Final = frozenset(
+    {
+        "__main__",
+        "__mp_main__",
+        "cloudpickle",
+        "dask",
+        "distributed",
+        "penstock",
+        "penstock_runners",
+    }
+)
+"""Packages that no copy of one function is of use without, wherever they were loaded from; and the
+main module, which cloudpickle sends anyway."""
 
 
 class ByValue:
@@ -31,6 +45,7 @@ class ByValue:
 
     ``__main__`` always is one; so are those that the user has registered with cloudpickle, and
     those that only this process can import: loaded from a file, say, or made by a test runner.
+    Inside of `with_helpers` so are all files of a project that are loaded, if workers have none.
 
     Args:
         modules: further names; what is inside of them counts, too.
@@ -44,8 +59,11 @@ class ByValue:
         self._looked_at: dict[str, tuple[ModuleType | None, int, bool]] = {}
         self._depth = 0
         self._registered: list[ModuleType] = []
+        self._named: tuple[str, ...] = tuple(modules)
+        self._helpers: tuple[str, ...] = ()
+        """Modules and packages of the project, found among those that are loaded."""
         self.names: tuple[bytes, ...] = tuple(name.encode() for name in modules)
-        """As they would stand in a pickle; but for ``__main__``."""
+        """All of them, as they would stand in a pickle; but for ``__main__``."""
 
     def __contains__(self, module: str) -> bool:
         if module == "__main__" or _is_within(module, self._modules):
@@ -57,10 +75,23 @@ class ByValue:
 
     def note(self, module: Any) -> None:
         """Look at the module of a function: what it defines may be among the arguments, too."""
-        if type(module) is str and module != "__main__" and module in self:
-            name = module.encode()
-            if name not in self.names:
-                self.names += (name,)
+        if type(module) is not str or module == "__main__" or module in self._named:
+            return
+        if module in self:
+            self._named += (module,)
+            self._show_names()
+
+    def find_helpers(self) -> bool:
+        """Look at what was loaded since the last time; return whether there are any helpers."""
+        if self._only_installed:
+            helpers = _project.parts()
+            if helpers is not self._helpers:
+                self._helpers = helpers
+                self._show_names()
+        return bool(self._helpers)
+
+    def _show_names(self) -> None:
+        self.names = tuple(name.encode() for name in (*self._named, *self._helpers))
 
     def _can_import(self, module: str) -> bool:
         now = sys.modules.get(module), len(sys.path)
@@ -75,21 +106,78 @@ class ByValue:
     def __enter__(self) -> None:
         _registry_lock.acquire()
         self._depth += 1
-        if self._depth > 1 or not self.names:
-            return
-        for name in self.names:
-            module = sys.modules.get(name.decode())
-            registered = cloudpickle.list_registry_pickle_by_value()
-            if module is not None and module.__name__ not in registered:
-                cloudpickle.register_pickle_by_value(module)
-                self._registered.append(module)
+        if self._depth == 1:
+            self._registered = _register(self._named)
 
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if not self._depth:
-            while self._registered:
-                cloudpickle.unregister_pickle_by_value(self._registered.pop())
+            _unregister(self._registered)
         _registry_lock.release()
+
+    @contextlib.contextmanager
+    def with_helpers(self) -> Iterator[None]:
+        """As the block of this object, and what its helpers define goes by value, too."""
+        with self:
+            registered = _register(self._helpers)
+            try:
+                yield
+            finally:
+                _unregister(registered)
+
+
+class _Project:
+    """What is loaded of files that are not installed, in the whole process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: set[str] = set()
+        self._parts: tuple[str, ...] = ()
+
+    def parts(self) -> tuple[str, ...]:
+        """Return modules and outermost packages; the same tuple while there are no others."""
+        with self._lock:
+            if len(sys.modules) != len(self._seen):
+                loaded = set(sys.modules)
+                found = {_part_that_is_not_installed(name) for name in loaded - self._seen}
+                new = sorted(part for part in found if part is not None)
+                if not set(new) <= set(self._parts):
+                    self._parts = tuple(dict.fromkeys((*self._parts, *new)))
+                self._seen = loaded
+            return self._parts
+
+
+_project: Final = _Project()
+
+
+def _register(names: Iterable[str]) -> list[ModuleType]:
+    """Have cloudpickle send what these modules define; return those it did not send before."""
+    registered: list[ModuleType] = []
+    for name in names:
+        module = sys.modules.get(name)
+        if module is None or sys.modules.get(module.__name__) is not module:
+            continue
+        if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
+            cloudpickle.register_pickle_by_value(module)
+            registered.append(module)
+    return registered
+
+
+def _unregister(registered: list[ModuleType]) -> None:
+    while registered:
+        cloudpickle.unregister_pickle_by_value(registered.pop())
+
+
+def _part_that_is_not_installed(name: str) -> str | None:
+    """Return the outermost package of a module that is of a project, or None: it is installed."""
+    if name.partition(".")[0] in _NEVER_SENT:
+        return None
+    for end in (*(i for i, char in enumerate(name) if char == "."), len(name)):
+        part = name[:end]
+        place: str | None = getattr(sys.modules.get(part), "__file__", None)
+        if place is not None:  # else a namespace, and what is in it counts
+            return None if _is_installed_at(place) else part
+    return None
 
 
 def _is_within(module: str, names: Any) -> bool:
@@ -122,6 +210,11 @@ def is_installed(name: str) -> bool:
     place: str | None = getattr(sys.modules.get(name), "__file__", None)
     if place is None:
         return True
+    return _is_installed_at(place)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_installed_at(place: str) -> bool:
     return os.path.realpath(place).startswith(_installed_places())
 
 

@@ -21,6 +21,7 @@ from penstock.retries import RetryPolicy
 from penstock.runs import FlowRun, Plan, TaskRun, made_at
 from penstock.states import State, StateType
 from penstock.worker.errors import pack_error
+from penstock.worker.here import Own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -62,10 +63,16 @@ class Parameters(dict[str, Any]):
     """A flow's parameters; asking for one that did not travel says why."""
 
     def __init__(self, packed: Mapping[str, bytes | str]) -> None:
-        super().__init__(
-            {name: pickle.loads(value) for name, value in packed.items() if type(value) is bytes}
-        )
-        self._missing = {name: why for name, why in packed.items() if type(why) is str}
+        super().__init__()
+        self._missing: dict[str, str] = {}
+        for name, value in packed.items():
+            if isinstance(value, str):
+                self._missing[name] = value
+                continue
+            try:
+                self[name] = pickle.loads(value)
+            except Exception as error:  # noqa: BLE001  (user code; told to who asks for it)
+                self._missing[name] = f"it cannot be unpickled here: {error!r}"
 
     def __missing__(self, name: str) -> Any:
         if name in self._missing:
@@ -112,16 +119,16 @@ def standing_in(here: Here) -> TaskRun:
         subject = _Elsewhere(name, None, lambda: _parameters_of(here))
         tags = frozenset(shared.get("tags", ()))
         log_prints = bool(shared.get("log_prints"))
-        identity, own_name, run_count, number, inputs, resources = here.own
-        amounts = {name: amount for name, amount, _ in resources}
+        own = Own(*here.own)
+        amounts = {name: amount for name, amount, _ in own.resources}
         plan = _plan_of(subject, name, tags, log_prints=log_prints, resources=amounts)
-        run = TaskRun(plan, None, flow_run, flow_run, (), {}, made_at(now), number)
-        run.take_identity(uuid.UUID(int=identity), own_name)
-        run.run_count = run_count
-        run.resources = {name: indices for name, _, indices in resources}
+        run = TaskRun(plan, None, flow_run, flow_run, (), {}, made_at(now), own.number)
+        run.take_identity(uuid.UUID(int=own.id_bits), own.name)
+        run.run_count = own.run_count
+        run.resources = {name: indices for name, _, indices in own.resources}
         run.task_inputs = {
             parameter: tuple(_known_by_id(source) for source in sources)
-            for parameter, sources in inputs
+            for parameter, sources in own.inputs
         }
         run.move_to(State(StateType.RUNNING, "Running", None, None, now))
         here.run = run

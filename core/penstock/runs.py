@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from penstock.keeping import Keeping
     from penstock.retries import RetryPolicy
 
-__all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun", "made_at"]
+__all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun", "is_inside_a_task", "made_at"]
 
 _id_lock = threading.Lock()
 # Not `uuid.uuid4`: asking the kernel lets go of the GIL, which a submit in a loop then has to win
@@ -350,6 +350,14 @@ class Run:
 
 
 _FORGOTTEN: tuple[Any, ...] = ("the inputs of a run that is over",)
+
+
+def is_inside_a_task(run: Run) -> bool:
+    """Whether a run is part of a task's, which may wait for it."""
+    around = run.parent
+    while around is not None and around.is_flow_run:
+        around = around.parent
+    return around is not None
 
 
 class TaskRun(Run):

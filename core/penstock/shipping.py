@@ -7,6 +7,7 @@ all it sees is the same, and cannot change in place.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -15,7 +16,7 @@ import pickle
 import types
 from collections import OrderedDict
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from penstock.by_value import ByValue
 from penstock.worker import culprit, packing
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = ["Function", "FunctionStore", "pack_call", "pack_value", "pack_variables"]
+
+T = TypeVar("T")
 
 _UNCHANGING: tuple[Any, ...] = (
     types.BuiltinFunctionType,
@@ -174,11 +177,21 @@ def _pack_function(fn: Callable[..., Any], by_value: ByValue) -> bytes:
     place = reference_to(fn, by_value)
     if place is not None:
         return pickle.dumps(_ByName(*place, is_wrapped=look_up(*place) is not fn), 5)
+    return _by_value(by_value, lambda: packing.dumps(fn), lambda: culprit.explain_function(fn))
+
+
+def _by_value(by_value: ByValue, pack: Callable[[], T], explain: Callable[[], str]) -> T:
+    """Pack something with what it needs of modules that workers cannot import."""
+    if by_value.find_helpers():
+        # What else is in those modules may not be fit to travel. Then they go by their names:
+        # perhaps the workers have them, and if not, they say that.
+        with by_value.with_helpers(), contextlib.suppress(Exception):
+            return pack()
     with by_value:
         try:
-            return packing.dumps(fn)
+            return pack()
         except Exception:  # noqa: BLE001  (user code; the text has all that is worth knowing)
-            raise TypeError(culprit.explain_function(fn)) from None
+            raise TypeError(explain()) from None
 
 
 # --- arguments and surroundings --------------------------------------------------------
@@ -190,34 +203,32 @@ def pack_call(
     """Pack arguments. Raises `TypeError` that names the one that cannot be pickled."""
     if not kwargs and all(map(packing.is_small_scalar, args)):
         return Packing(args, [], is_inline=True)
-    with by_value:
-        try:
-            return packing.pack((args, dict(kwargs)), by_value.names)
-        except Exception:  # noqa: BLE001  (as above)
-            raise TypeError(culprit.explain_call(fn, args, kwargs)) from None
+    return _pack((args, dict(kwargs)), by_value, lambda: culprit.explain_call(fn, args, kwargs))
 
 
 def pack_value(what: str, value: Any, by_value: ByValue) -> Packing:
     """Pack one value. Raises `TypeError` that says what in it cannot be pickled."""
-    with by_value:
-        try:
-            return packing.pack(value, by_value.names)
-        except Exception:  # noqa: BLE001  (as above)
-            raise TypeError(culprit.explain_value(what, value)) from None
+    return _pack(value, by_value, lambda: culprit.explain_value(what, value))
+
+
+def _pack(value: Any, by_value: ByValue, explain: Callable[[], str]) -> Packing:
+    by_value.find_helpers()
+    plain = packing.pack_plainly(value, by_value.names)
+    return plain or _by_value(by_value, lambda: packing.pack(value), explain)
 
 
 def pack_variables(values: Mapping[ContextVar[Any], Any], by_value: ByValue) -> bytes:
     """Pack context variables with their values. Raises `TypeError` that names the bad one."""
     for value in values.values():
         by_value.note(type(value).__module__)
-    with by_value:
+    pairs = list(values.items())
+    return _by_value(by_value, lambda: packing.dumps(pairs), lambda: _explain_variables(pairs))
+
+
+def _explain_variables(pairs: Sequence[tuple[ContextVar[Any], Any]]) -> str:
+    for variable, value in pairs:
         try:
-            return packing.dumps(list(values.items()))
-        except Exception:
-            for variable, value in values.items():
-                try:
-                    packing.dumps((variable, value))
-                except Exception:  # noqa: BLE001  (as above)
-                    what = f"context variable {variable.name!r}"
-                    raise TypeError(culprit.explain_value(what, value)) from None
-            raise
+            packing.dumps((variable, value))
+        except Exception:  # noqa: BLE001  (as above)
+            return culprit.explain_value(f"context variable {variable.name!r}", value)
+    return "context variables: they cannot be pickled together"

@@ -24,6 +24,7 @@ from penstock.attempt import (
     RemoteError,
     Siblings,
 )
+from penstock.by_value import ByValue
 from penstock.exceptions import TaskRunnerNotFound
 
 if TYPE_CHECKING:
@@ -165,6 +166,9 @@ class TaskRunner(abc.ABC):
     The engine keeps account: it submits an attempt when what that needs is free.
     """
 
+    ship_modules: tuple[str, ...] = ()
+    """Names of modules that its workers cannot import; what they define goes by value."""
+
     @classmethod
     def from_spec(cls, argument: str) -> Self:
         """Make a runner from the part after the colon in ``"name:argument"``.
@@ -224,6 +228,13 @@ class TaskRunner(abc.ABC):
             return ""
         offered = show_resources(has) if has else "no resources"
         return f"it has {offered} to offer, and {show_resources(short)} is asked for"
+
+    def by_value(self) -> ByValue:
+        """Return what goes to its workers by value, for what the engine packs by itself.
+
+        That is `Attempt.environment`; functions and arguments are the runner's to pack.
+        """
+        return ByValue(self.ship_modules)
 
     def blocked(self, attempt_id: int, now: bool) -> None:  # noqa: B027  (a no-op is a valid answer)
         """An attempt waits for other tasks (`now=True`), or goes on."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from penstock.by_value import ByValue
 from penstock.cpus import usable_cpus
 from penstock.task_runners import Capabilities, TaskRunner
 from penstock_runners.dask_cluster.connection import Connection
@@ -15,7 +17,7 @@ from penstock_runners.dask_cluster.session import Session
 from penstock_runners.dask_cluster.where import Where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence, Set
     from typing import Self
 
     from penstock.task_runners import Attempt, Event
@@ -25,6 +27,9 @@ __all__ = ["DaskTaskRunner"]
 WORKER_TIMEOUT_SECONDS: Final = 60.0
 
 _log = logging.getLogger("penstock.dask")
+
+_FINE: Final[weakref.WeakKeyDictionary[Any, frozenset[str]]] = weakref.WeakKeyDictionary()
+"""By client, the workers of whose versions there is nothing to say."""
 
 
 class DaskTaskRunner(TaskRunner):
@@ -149,7 +154,6 @@ class DaskTaskRunner(TaskRunner):
         connection = Connection(self.where)
         client = connection.open()
         try:
-            self._check_versions(client)
             session = Session(
                 connection,
                 client,
@@ -157,6 +161,7 @@ class DaskTaskRunner(TaskRunner):
                 report,
                 self.ship_modules,
                 self.worker_timeout_seconds,
+                lambda workers: self._check_versions(client, workers.keys()),
             )
         except BaseException:
             connection.close()
@@ -164,13 +169,17 @@ class DaskTaskRunner(TaskRunner):
         self._process_id = os.getpid()
         self._live = connection, session
 
-    def _check_versions(self, client: Any) -> None:
+    def _check_versions(self, client: Any, workers: Set[str]) -> None:
         if self.where.is_local:
             return  # this very interpreter
+        if workers and workers <= _FINE.get(client, frozenset[str]()):
+            return  # the client was given, and is used again
         found = compare(client.get_versions(check=False))
         if found.is_fatal(strict=self.strict):
             raise RuntimeError(found.message())
-        if not found.is_fine:
+        if found.is_fine:
+            _FINE[client] = frozenset(workers)
+        else:
             _log.warning("%s", found.message())
 
     def slots(self) -> int:
@@ -197,6 +206,10 @@ class DaskTaskRunner(TaskRunner):
         """Drop what has not begun. What runs goes on: Dask cannot stop it."""
         if self._live is not None and self._process_id == os.getpid():
             self._live[1].cancel(attempt_ids)
+
+    def by_value(self) -> ByValue:
+        """Return what goes by value, to other machines all that is not installed."""
+        return ByValue(self.ship_modules, only_installed=not self.where.is_local)
 
     def cannot_offer(self, resources: Mapping[str, float]) -> str:  # noqa: ARG002
         """Return an empty string: workers come and go, and each may have anything."""

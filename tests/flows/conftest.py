@@ -12,6 +12,8 @@ import pytest
 from penstock import settings
 from penstock.engine.ambient import close_ambient_engine
 from penstock.logging import TextFormatter, configure
+from penstock_runners.dask_cluster.local import LocalClusterProcess
+from penstock_runners.dask_cluster.where import Where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,8 +21,13 @@ if TYPE_CHECKING:
 LONGEST_WAIT_SECONDS = 10.0
 """For events and barriers: only a test that fails waits so long."""
 
-ELSEWHERE = ["process:2"]
-"""The runners whose workers are other processes."""
+PROCESSES = "process:2"
+ELSEWHERE = [
+    PROCESSES,
+    # Dask leaves sockets to the garbage collector when a worker goes away.
+    pytest.param("dask", marks=pytest.mark.filterwarnings("ignore::ResourceWarning")),
+]
+"""The runners whose workers are other processes; on Dask, a cluster that all tests share."""
 
 KEPT_WARM = "penstock-processes"
 """The thread of a pool of worker processes, which stays for the next run on purpose."""
@@ -38,16 +45,36 @@ def threads(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def dask_address() -> Iterator[str]:
+    """Return the address of a cluster of two workers, which all tests share."""
+    cluster = LocalClusterProcess(Where(n_workers=2))
+    yield cluster.address
+    cluster.close()
+
+
 @pytest.fixture(params=ELSEWHERE)
 def elsewhere(request: pytest.FixtureRequest) -> str:
     """Name each of the runners whose workers are other processes."""
+    return name_of_runner(request)
+
+
+@pytest.fixture(params=[PROCESSES])
+def processes(request: pytest.FixtureRequest) -> str:
+    """Name each of the runners that look after their worker processes: they end them, say."""
     return str(request.param)
 
 
 @pytest.fixture(params=["inline", "thread", *ELSEWHERE])
 def anywhere(request: pytest.FixtureRequest) -> str:
     """Name a runner of each kind, for what is the same on all of them."""
-    return str(request.param)
+    return name_of_runner(request)
+
+
+def name_of_runner(request: pytest.FixtureRequest) -> str:
+    """Return the name that a parameter stands for; who asks for Dask gets the cluster up."""
+    name = str(request.param)
+    return f"dask:{request.getfixturevalue('dask_address')}" if name == "dask" else name
 
 
 @pytest.fixture(scope="module")

@@ -220,3 +220,66 @@ def test_a_flow_runs_on_a_cluster_without_penstock(address: str, tmp_path: pathl
     assert "Attempt 1 crashed" in done.stderr
     assert "distributed" not in done.stderr, "no noise of Dask's"
     assert time.monotonic() - began < 100
+
+
+HELPERS = """
+import deeper
+
+class Thing:
+    def __init__(self, x):
+        self.x = x
+
+def triple(thing):
+    return Thing(deeper.times(3, thing.x))
+"""
+
+TASKS = """
+from penstock import task
+import helpers
+
+@task
+def triple(thing):
+    return helpers.triple(thing)
+
+@task
+def import_late(x):
+    import deeper
+    return deeper.times(2, x)
+"""
+
+SCRIPT_WITH_HELPERS = """
+import sys
+from penstock import flow
+from penstock_runners.dask import DaskTaskRunner
+from helpers import Thing
+import tasks
+
+@flow(task_runner=DaskTaskRunner(sys.argv[1]))
+def main():
+    thing = tasks.triple.submit(Thing(2)).result()
+    print(type(thing) is Thing, thing.x)
+    print([each.x for each in tasks.triple.map([Thing(1), Thing(2)]).result()])
+    error = tasks.import_late.submit(1).exception()
+    print(type(error).__name__, error.name, *error.__notes__)
+
+main()
+"""
+
+
+def test_helpers_in_files_beside_a_script_go_along(address: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "helpers.py").write_text(HELPERS)
+    (tmp_path / "deeper.py").write_text("def times(a, b):\n    return a * b\n")
+    (tmp_path / "tasks.py").write_text(TASKS)
+    (tmp_path / "script.py").write_text(SCRIPT_WITH_HELPERS)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), address],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, third = done.stdout.splitlines()
+    assert (first, second) == ("True 6", "[3, 6]")
+    assert third.startswith("ModuleNotFoundError deeper (this Dask worker cannot import 'deeper'")
+    assert "import it at the top of the module that uses it" in third

@@ -403,11 +403,14 @@ def test_files_of_a_project_are_shipped_and_what_is_installed_on_request(
 
     assert without() is None, "it is no part of what is installed"
     monkeypatch.setattr(by_value, "_installed_places", lambda: (*installed, f"{tmp_path}/"))
+    by_value._is_installed_at.cache_clear()
+    monkeypatch.setattr(by_value, "_project", by_value._Project())
     assert shipped() == 2
     error = without()
     assert isinstance(error, ModuleNotFoundError)
     assert "or name it in ship_modules" in "".join(error.__notes__)
     del sys.modules["only_for_the_driver"]
+    by_value._is_installed_at.cache_clear()
 
 
 def test_what_cannot_be_pickled_is_named(dask: DaskTaskRunner) -> None:

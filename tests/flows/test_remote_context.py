@@ -20,6 +20,8 @@ from penstock.context import current_flow_run, current_task_run
 from penstock.exceptions import DefinitionError
 from penstock.runtime import flow_run as runtime_flow_run
 from penstock.runtime import task_run as runtime_task_run
+from penstock_runners.dask import DaskTaskRunner
+from penstock_runners.process import ProcessPoolTaskRunner
 
 if TYPE_CHECKING:
     import pathlib
@@ -289,7 +291,7 @@ def test_users_023_variables_of_the_flow_count_for_its_tasks_and_add_up(anywhere
     of_plain, of_both = contextvars.copy_context().run(main)
     assert of_both == ("r", "t")
     # Workers in this process see every variable; those elsewhere what was declared.
-    assert of_plain == ("r", "none" if anywhere.startswith("process") else "t")
+    assert of_plain == ("r", "t" if anywhere in ("inline", "thread") else "none")
 
 
 def test_users_023_one_attempt_does_not_see_what_another_has_set(elsewhere: str) -> None:
@@ -406,7 +408,7 @@ def importable(
 
 
 def test_users_023_a_variable_of_a_module_is_that_of_the_module(
-    elsewhere: str, importable: types.ModuleType
+    processes: str, importable: types.ModuleType
 ) -> None:
     @task(propagate=[importable.WHO])
     def ask() -> Any:
@@ -414,12 +416,59 @@ def test_users_023_a_variable_of_a_module_is_that_of_the_module(
 
         return module_with_a_variable.who()
 
-    @flow(task_runner=elsewhere)
+    @flow(task_runner=processes)
     def main() -> Any:
         importable.WHO.set("me")
         return ask.submit().result()
 
     assert contextvars.copy_context().run(main) == "me"
+
+
+@pytest.fixture
+def unknown_elsewhere(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[types.ModuleType]:
+    """A module that no other process can import, wherever it runs."""
+    (tmp_path / "module_to_ship.py").write_text(
+        "import os\n"
+        f"if os.getpid() != {os.getpid()}:\n    raise ImportError('not here')\n"
+        "class Who:\n"
+        "    def __init__(self, name):\n        self.name = name\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("module_to_ship")
+    del sys.modules["module_to_ship"]
+
+
+@pytest.mark.parametrize("kind", ["process", "dask"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_users_023_values_and_parameters_of_classes_of_shipped_modules_cross(
+    request: pytest.FixtureRequest, unknown_elsewhere: types.ModuleType, kind: str
+) -> None:
+    def runner(ship_modules: list[str]) -> Any:
+        if kind == "process":
+            return ProcessPoolTaskRunner(1, ship_modules=ship_modules)
+        return DaskTaskRunner(request.getfixturevalue("dask_address"), ship_modules=ship_modules)
+
+    @task(propagate=[REQUEST])
+    def ask() -> Any:
+        return REQUEST.get()["who"].name, runtime_flow_run.parameters["who"].name
+
+    @flow
+    def main(who: Any) -> Any:
+        REQUEST.set({"who": unknown_elsewhere.Who("somebody")})
+        future = ask.submit()
+        return future.exception() or future.result()
+
+    def told(ship_modules: list[str]) -> Any:
+        some_flow = main.with_options(task_runner=runner(ship_modules))
+        return contextvars.copy_context().run(some_flow, unknown_elsewhere.Who("me"))
+
+    assert told(["module_to_ship"]) == ("somebody", "me")
+    if kind == "process":  # on other machines, no file of a project is taken to be there
+        error = told([])
+        assert isinstance(error, ImportError)
+        assert "context variables" in "".join(error.__notes__)
 
 
 SCRIPT = """

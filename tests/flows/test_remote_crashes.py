@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from penstock.runs import Run
 
 
-pytestmark = pytest.mark.usefixtures("sent_by_value")
+pytestmark = [
+    pytest.mark.usefixtures("sent_by_value"),
+    # Dask leaves sockets to the garbage collector when a worker goes away.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 
 def note(directory: str, label: object) -> None:
@@ -72,10 +76,17 @@ DEATHS = [
 ]
 
 
-@pytest.mark.parametrize(("die", "how"), DEATHS)
-@pytest.mark.parametrize("way", ["submit", "map"])
+ONE_OF_EIGHT = [
+    *(("process:2", way, *death) for way in ("submit", "map") for death in DEATHS),
+    # To Dask, all deaths look alike.
+    ("dask", "submit", *DEATHS[1]),
+    ("dask", "map", *DEATHS[4]),
+]
+
+
+@pytest.mark.parametrize(("elsewhere", "way", "die", "how"), ONE_OF_EIGHT, indirect=["elsewhere"])
 def test_users_002_of_eight_tasks_seven_complete_and_one_is_crashed(
-    elsewhere: str, tmp_path: pathlib.Path, die: Any, how: str, way: str
+    elsewhere: str, tmp_path: pathlib.Path, way: str, die: Any, how: str
 ) -> None:
     @task(crash_retries=0)
     def work(number: int) -> int:
@@ -94,18 +105,36 @@ def test_users_002_of_eight_tasks_seven_complete_and_one_is_crashed(
         for future in futures:
             future.wait(20)
         assert work.submit(100).result(timeout=20) == 100, "the runner stays usable"
-        return [future.state for future in futures], futures[3].exception()
+        counts = [future.run.run_count for future in futures]
+        return [future.state for future in futures], counts, futures[3].exception()
 
-    states, error = main()
+    states, counts, error = main()
     assert [state.name for state in states] == [
         "Crashed" if number == 3 else "Completed" for number in range(8)
     ]
     assert isinstance(error, WorkerLost)
     message = states[3].message
     assert message == str(error) or message in str(error)
-    assert how in message
-    assert re.search(r"Attempt 1 of task run 'work-3' was lost on worker process \d+", message)
-    assert runs_of(tmp_path) == {str(n): 1 for n in (*range(8), 100)}, "each ran once"
+    assert cause(elsewhere, how) in message
+    assert re.search(rf"Attempt {counts[3]} of task run 'work-3' was lost on worker", message)
+    runs = [runs_of(tmp_path)[str(number)] for number in range(8)]
+    assert is_accounted(elsewhere, runs, counts)
+
+
+def cause(runner: str, how: str) -> str:
+    """Return what is said of a death. Dask does not tell how its workers ended."""
+    return how if runner.startswith("process") else "left the cluster unexpectedly"
+
+
+def is_accounted(runner: str, runs: list[int], counts: list[int]) -> bool:
+    """Whether runs of code match the attempts: one each.
+
+    On Dask, what ended in the batch of the one that died is lost with it: then there is a second
+    attempt, which is not charged and can be seen.
+    """
+    if runner.startswith("process"):
+        return runs == counts == [1] * len(counts)
+    return all(1 <= ran <= count <= 2 for ran, count in zip(runs, counts, strict=True))
 
 
 def test_users_002_the_bystanders_are_not_charged(elsewhere: str, tmp_path: pathlib.Path) -> None:
@@ -121,15 +150,17 @@ def test_users_002_the_bystanders_are_not_charged(elsewhere: str, tmp_path: path
         work.map(range(500, 600)).result()  # known to be short: from now on it goes in batches
         futures = work.map(range(200))
         futures.wait(20)
-        return [(f.state.name, f.run.run_count, len(f.run.states)) for f in futures], [
-            f.result() for f in futures if f.is_completed()
-        ]
+        names = [future.state.name for future in futures]
+        counts = [future.run.run_count for future in futures]
+        assert [len(future.run.states) for future in futures] == [1 + 2 * count for count in counts]
+        for future, count in zip(futures, counts, strict=True):
+            assert future.is_crashed() or future.result() == count
+        return names, counts
 
-    ends, counts = main()
-    assert [end for number, end in enumerate(ends) if number != 100] == [("Completed", 1, 3)] * 199
-    assert ends[100] == ("Crashed", 1, 3)
-    assert counts == [1] * 199
-    assert set(runs_of(tmp_path).values()) == {1}
+    names, counts = main()
+    assert names == ["Crashed" if number == 100 else "Completed" for number in range(200)]
+    runs = runs_of(tmp_path)
+    assert is_accounted(elsewhere, [runs[str(number)] for number in range(200)], counts)
 
 
 def test_users_001_one_crash_then_success_is_completed(
@@ -160,7 +191,7 @@ def test_users_001_one_crash_then_success_is_completed(
     assert runs_of(tmp_path) == {"1": 1, "2": 1}
     (line,) = [line for line in log.lines if "Attempt 1 crashed" in line]
     assert line.startswith("WARNING | Task run 'work-0'")
-    assert "exit code 9" in line
+    assert cause(elsewhere, "exit code 9") in line
     assert line.endswith("Crash retry 1/2 will start immediately")
 
 
@@ -314,15 +345,15 @@ def test_users_035_a_worker_that_was_killed_for_its_memory_says_so(elsewhere: st
         future.wait(20)
         return str(future.state.message)
 
-    assert "likely out of memory" in main()
+    assert "out of memory" in main()
 
 
-def test_users_001_a_crash_in_native_code_shows_the_stack(elsewhere: str) -> None:
+def test_users_001_a_crash_in_native_code_shows_the_stack(processes: str) -> None:
     @task(crash_retries=0)
     def work() -> None:
         segfault()
 
-    @flow(task_runner=elsewhere)
+    @flow(task_runner=processes)
     def main() -> str:
         future = work.submit()
         future.wait(20)
@@ -392,19 +423,19 @@ def test_users_001_an_upstream_result_is_not_computed_again_after_a_crash(
 def test_users_001_crashes_of_many_tasks_at_once_each_have_their_end(elsewhere: str) -> None:
     @task(crash_retries=0)
     def work(number: int) -> int:
-        if number % 5 == 0:
+        if number % 4 == 0:
             os._exit(number % 250)
         return number
 
     @flow(task_runner=elsewhere)
     def main() -> Any:
-        futures = work.map(range(30))
+        futures = work.map(range(12))
         futures.wait(40)
         return [(future.state.name, str(future.state.message)) for future in futures]
 
     for number, (name, message) in enumerate(main()):
-        if number % 5:
+        if number % 4:
             assert name == "Completed"
         else:
             assert name == "Crashed"
-            assert f"exit code {number}" in message
+            assert cause(elsewhere, f"exit code {number}") in message

@@ -539,7 +539,7 @@ def test_users_038_a_module_of_a_directory_that_workers_do_not_see_is_shipped(
 
 
 def test_users_038_a_module_that_workers_cannot_import_fails_the_run_with_its_name(
-    elsewhere: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    processes: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "only_in_the_driver.py").write_text(
         "import os, sys\n"
@@ -549,7 +549,7 @@ def test_users_038_a_module_that_workers_cannot_import_fails_the_run_with_its_na
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("only_in_the_driver")
 
-    @flow(task_runner=elsewhere)
+    @flow(task_runner=processes)
     def main() -> Any:
         future = task(module.work).submit()
         return future.exception(timeout=20), future.is_failed()

@@ -85,7 +85,7 @@ def is_alive(process_id: int) -> bool:
 
 @pytest.mark.parametrize("stuck", STUCK)
 def test_users_005_a_time_limit_ends_what_is_stuck_and_its_worker(
-    elsewhere: str, tmp_path: pathlib.Path, stuck: Any
+    processes: str, tmp_path: pathlib.Path, stuck: Any
 ) -> None:
     path = tmp_path / "pid"
 
@@ -94,7 +94,7 @@ def test_users_005_a_time_limit_ends_what_is_stuck_and_its_worker(
         path.write_text(str(os.getpid()))
         stuck()
 
-    @flow(task_runner=elsewhere)
+    @flow(task_runner=processes)
     def main() -> Any:
         began = time.monotonic()
         future = limited.submit()
@@ -120,7 +120,7 @@ def test_users_005_a_time_limit_ends_what_is_stuck_and_its_worker(
     assert not is_alive(gone)
 
 
-def test_users_005_neighbours_are_not_charged(elsewhere: str, tmp_path: pathlib.Path) -> None:
+def test_users_005_neighbours_are_not_charged(processes: str, tmp_path: pathlib.Path) -> None:
     @task(timeout_seconds=0.2)
     def limited() -> None:
         sleep_in_c()
@@ -132,7 +132,7 @@ def test_users_005_neighbours_are_not_charged(elsewhere: str, tmp_path: pathlib.
         time.sleep(0.02)
         return task_run.run_count
 
-    @flow(task_runner=elsewhere)
+    @flow(task_runner=processes)
     def main() -> Any:
         futures = [limited.submit() for _ in range(2)]
         counts = [neighbour.submit(str(tmp_path), number) for number in range(30)]
@@ -145,27 +145,27 @@ def test_users_005_neighbours_are_not_charged(elsewhere: str, tmp_path: pathlib.
     assert len(list(tmp_path.iterdir())) == 30
 
 
-def test_users_005_the_limit_counts_from_the_begin_and_not_from_the_queue(elsewhere: str) -> None:
+def test_users_005_the_limit_counts_from_the_begin_and_not_from_the_queue(processes: str) -> None:
     @task(timeout_seconds=1.5)
     def limited(number: int) -> int:
         time.sleep(0.2)
         return number
 
-    @flow(task_runner=elsewhere.replace(":2", ":1"))
+    @flow(task_runner=processes.replace(":2", ":1"))
     def main() -> list[int]:
         return limited.map(range(10)).result(timeout=30)
 
     assert main() == list(range(10))
 
 
-def test_users_005_a_time_out_is_retried_in_a_new_worker(elsewhere: str) -> None:
+def test_users_005_a_time_out_is_retried_in_a_new_worker(processes: str) -> None:
     @task(timeout_seconds=0.3, retries=1)
     def limited() -> Any:
         if task_run.run_count == 1:
             sleep_in_c()
         return task_run.run_count
 
-    @flow(task_runner=elsewhere)
+    @flow(task_runner=processes)
     def main() -> Any:
         future = limited.submit()
         return future.result(timeout=20), [state.name for state in future.run.states]
@@ -173,7 +173,7 @@ def test_users_005_a_time_out_is_retried_in_a_new_worker(elsewhere: str) -> None
     assert main() == (2, ["Pending", "Running", "TimedOut", "Retrying", "Completed"])
 
 
-def test_users_005_a_time_out_costs_no_crash_retry_and_no_hook_for_crashes(elsewhere: str) -> None:
+def test_users_005_a_time_out_costs_no_crash_retry_and_no_hook_for_crashes(processes: str) -> None:
     seen: list[str] = []
 
     def note(task: Any, run: Any, state: Any) -> None:
@@ -183,7 +183,7 @@ def test_users_005_a_time_out_costs_no_crash_retry_and_no_hook_for_crashes(elsew
     def limited() -> None:
         sleep_in_c()
 
-    @flow(task_runner=elsewhere)
+    @flow(task_runner=processes)
     def main() -> Any:
         future = limited.submit()
         assert isinstance(future.exception(timeout=20), TaskRunTimeoutError)
@@ -194,14 +194,14 @@ def test_users_005_a_time_out_costs_no_crash_retry_and_no_hook_for_crashes(elsew
 
 
 def test_users_005_no_worker_is_left_of_three_such_runs(
-    elsewhere: str, tmp_path: pathlib.Path
+    processes: str, tmp_path: pathlib.Path
 ) -> None:
     @task(timeout_seconds=0.2)
     def limited(directory: str) -> None:
         open(os.path.join(directory, str(os.getpid())), "w").close()
         sleep_in_c()
 
-    @flow(task_runner=elsewhere)
+    @flow(task_runner=processes)
     def main() -> list[str]:
         futures = [limited.submit(str(tmp_path)) for _ in range(3)]
         for future in futures:
@@ -252,14 +252,14 @@ def work():
 
 
 def test_users_005_what_a_worker_imports_for_a_task_does_not_count(
-    elsewhere: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    processes: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "module_that_loads_slowly.py").write_text(SLOW_MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("module_that_loads_slowly")
     limited = task(module.work, timeout_seconds=0.5)
 
-    @flow(task_runner=elsewhere)
+    @flow(task_runner=processes)
     def main() -> int:
         return limited.submit().result(timeout=20)  # type: ignore[no-any-return]
 
@@ -274,7 +274,7 @@ def test_users_005_what_a_worker_imports_for_a_task_does_not_count(
 
 @pytest.mark.parametrize("stuck", STUCK)
 def test_users_006_what_runs_is_killed_on_request(
-    elsewhere: str, tmp_path: pathlib.Path, stuck: Any
+    processes: str, tmp_path: pathlib.Path, stuck: Any
 ) -> None:
     path = tmp_path / "pid"
 
@@ -285,7 +285,7 @@ def test_users_006_what_runs_is_killed_on_request(
         partial.rename(path)
         stuck()
 
-    @flow(task_runner=elsewhere)
+    @flow(task_runner=processes)
     def main() -> Any:
         future = victim.submit()
         wait_for(path)
@@ -309,7 +309,7 @@ def test_users_006_what_runs_is_killed_on_request(
 
 
 def test_users_006_without_kill_it_goes_on_as_cancelling_until_it_ends(
-    elsewhere: str, tmp_path: pathlib.Path
+    processes: str, tmp_path: pathlib.Path
 ) -> None:
     begun, go = tmp_path / "begun", tmp_path / "go"
 
@@ -319,7 +319,7 @@ def test_users_006_without_kill_it_goes_on_as_cancelling_until_it_ends(
         wait_for(go)
         return 1
 
-    @flow(task_runner=elsewhere)
+    @flow(task_runner=processes)
     def main() -> Any:
         future = victim.submit()
         wait_for(begun)
@@ -337,7 +337,7 @@ def test_users_006_without_kill_it_goes_on_as_cancelling_until_it_ends(
 
 
 def test_users_006_what_waits_is_cancelled_at_once_and_never_begins(
-    elsewhere: str, tmp_path: pathlib.Path
+    processes: str, tmp_path: pathlib.Path
 ) -> None:
     begun, go = tmp_path / "begun", tmp_path / "go"
 
@@ -350,7 +350,7 @@ def test_users_006_what_waits_is_cancelled_at_once_and_never_begins(
     def late(number: int) -> None:
         (tmp_path / f"late-{number}").touch()
 
-    @flow(task_runner=elsewhere.replace(":2", ":1"))
+    @flow(task_runner=processes.replace(":2", ":1"))
     def main() -> Any:
         holding = hold.submit()
         wait_for(begun)
@@ -368,7 +368,7 @@ def test_users_006_what_waits_is_cancelled_at_once_and_never_begins(
 
 
 def test_users_008_fail_fast_kills_the_siblings_that_run(
-    elsewhere: str, tmp_path: pathlib.Path
+    processes: str, tmp_path: pathlib.Path
 ) -> None:
     @task
     def work(number: int) -> None:
@@ -378,7 +378,7 @@ def test_users_008_fail_fast_kills_the_siblings_that_run(
             raise ValueError("no luck")
         sleep_in_c()
 
-    @flow(task_runner=elsewhere)
+    @flow(task_runner=processes)
     def main() -> Any:
         began = time.monotonic()
         futures = work.map(range(10), on_error="fail_fast")

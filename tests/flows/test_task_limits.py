@@ -9,12 +9,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support import wait_until
 
 from penstock import flow, task, wait
 from penstock.exceptions import DefinitionError
 from penstock.runtime import task_run
 from penstock.settings import temporary_settings
 from penstock.testing.utilities import engine_for_test
+from penstock_runners.thread import ThreadPoolTaskRunner
 
 if TYPE_CHECKING:
     from tests.flows.conftest import Gate
@@ -453,3 +455,43 @@ def test_user_016_none_clears_both_options() -> None:
         return cleared.submit(Meter()).run.plan.is_held
 
     assert body() is False
+
+
+@pytest.mark.parametrize("how", ["rate", "limit", "tag"])
+@pytest.mark.parametrize("is_in_sub_flow", [False, True])
+def test_user_016_who_waits_for_a_gpu_does_not_stop_what_its_holder_waits_for(
+    gate: Gate, how: str, is_in_sub_flow: bool
+) -> None:
+    """The one has the GPU and needs a turn of a task, the other has that turn and needs the GPU."""
+    options: dict[str, dict[str, Any]] = {
+        "rate": {"rate_limit": 50},
+        "limit": {"max_concurrency": 1},
+        "tag": {"tags": ["db"]},
+    }
+
+    @task(**options[how])
+    def scarce(x: int) -> int:
+        return x
+
+    with_gpu = scarce.with_options(resources={"GPU": 1})
+
+    @flow
+    def inside() -> int:
+        return scarce.submit(1).result()
+
+    @task(resources={"GPU": 1})
+    def holder() -> int:
+        gate.wait()
+        return inside() if is_in_sub_flow else scarce.submit(1).result()
+
+    @flow(task_runner=ThreadPoolTaskRunner(2, resources={"GPU": 1}))
+    def main() -> list[int]:
+        first = holder.submit()
+        wait_until(first.is_running)
+        # Of a rate, all that there are at once: so many have their turn, and wait for the GPU.
+        others = [with_gpu.submit(2) for _ in range(50 if how == "rate" else 1)]
+        gate.open()
+        return [first.result(timeout=10), *(each.result(timeout=10) for each in others)]
+
+    with temporary_settings(tag_limits={"db": 1}):
+        assert main() == [1] + [2] * (50 if how == "rate" else 1)

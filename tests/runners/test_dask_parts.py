@@ -428,11 +428,14 @@ def test_news_reaches_all_sessions_and_the_owner(is_owned: bool) -> None:
     for _ in range(2):  # and once more, later
         news.listen(client, "first", first.append)
         news.listen(client, "second", second.append)
+        client.subscribed = True
         client.tell("both")
-        news.leave(client, "first")
+        assert not news.leave(client, "first")
+        assert news.is_heard(client)
         client.tell("one")
-        news.leave(client, "second")
-        news.leave(client, "second")
+        client.subscribed = not news.leave(client, "second")
+        assert not news.is_heard(client)
+        assert not news.leave(client, "second")
         client.tell("none")
     assert first == ["both"] * 2
     assert second == ["both", "one"] * 2

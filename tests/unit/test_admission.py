@@ -150,6 +150,53 @@ def test_a_scout_that_withdraws_lets_the_next_one_try() -> None:
     assert bench.went_on[-1] is free
 
 
+def test_who_waits_for_resources_leaves_what_a_run_inside_of_another_needs() -> None:
+    for rate, limits in ((ONE_A_SECOND, ()), (None, ("db",))):
+        bench = Bench(db=1)
+        outer = bench.a_run(rate=None)
+        waiting = bench.ask(*limits, rate=rate)
+        bench.admission.park(waiting)  # for what the outer one has
+        inner = bench.ask(*limits, rate=rate, parent=outer)
+        assert bench.went_on == [waiting, inner]
+        bench.begin_and_end(inner)
+        assert bench.admission.unpark(waiting) is (rate is None), "it is admitted anew"
+        assert bench.sleep(1.0) == ([] if rate is None else [waiting])
+
+
+def test_it_does_so_too_when_it_comes_later() -> None:
+    bench = Bench(db=1, api=1)
+    holder, outer = bench.ask("api", rate=None), bench.a_run(rate=None)
+    inner = bench.ask("db", "api", rate=None, parent=bench.a_run(rate=None, parent=outer))
+    waiting = bench.ask("db", rate=None)
+    bench.admission.park(waiting)
+    bench.admission.park(waiting)
+    bench.admission.release(holder)
+    assert bench.went_on == [holder, waiting, inner]
+
+
+def test_who_gave_back_and_is_cancelled_has_nothing_more_to_give() -> None:
+    bench = Bench(db=1)
+    waiting = bench.ask("db", rate=None)
+    bench.admission.park(waiting)
+    inner = bench.ask("db", rate=None, parent=bench.a_run(rate=None))
+    bench.admission.release(waiting)
+    third = bench.ask("db", rate=None)
+    assert bench.went_on == [waiting, inner]
+    bench.admission.release(inner)
+    assert bench.went_on == [waiting, inner, third]
+
+
+def test_what_was_parked_keeps_its_token_if_nobody_inside_needs_it() -> None:
+    bench = Bench()
+    waiting = bench.ask()
+    bench.admission.park(waiting)
+    other = bench.ask()
+    assert bench.went_on == [waiting]
+    assert bench.admission.unpark(waiting)
+    bench.begin_and_end(waiting)
+    assert bench.sleep(1.0) == [other]
+
+
 def test_to_withdraw_what_does_not_wait_is_no() -> None:
     bench = Bench(db=1)
     assert not bench.admission.withdraw(bench.ask("db"))

@@ -11,7 +11,7 @@ import pytest
 from penstock import flow, task
 from penstock.context import current_run
 from penstock.remote_runs import Parameters, description_of, revived, standing_in
-from penstock.worker.here import Here
+from penstock.worker.here import Here, Own
 
 if TYPE_CHECKING:
     from penstock.runs import Run
@@ -37,8 +37,8 @@ def here_of(**flow_fields: Any) -> Here:
         **flow_fields,
     }
     shared = {"name": "work", "tags": ("t",), "log_prints": True, "flow_run": flow_run}
-    own = (TASK_ID, "work-4", 3, 4, (("x", (INPUT_ID,)),), (("GPU", 1.0, (0,)),))
-    here = Here(shared, own, lambda record: None)
+    own = Own(TASK_ID, "work-4", 3, 4, (("x", (INPUT_ID,)),), (("GPU", 1.0, (0,)),))
+    here = Here(shared, tuple(own), lambda record: None)
     here.call = (lambda x, y=2, *rest: None), (1,), {}
     return here
 

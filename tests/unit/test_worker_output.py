@@ -84,6 +84,25 @@ def test_in_a_process_of_others_no_logger_is_made_quieter(forwarding: Forwarding
     assert (logging.root.level, logger.level) == (10, 5)
 
 
+def test_in_a_process_of_others_levels_of_the_last_run_do_not_stay(forwarding: Forwarding) -> None:
+    logging.getLogger().setLevel(20)
+    logger = logging.getLogger(NAME)
+    forwarding.install({"": 10, NAME: 5}, is_own_process=False)
+    forwarding.install({"": 15}, is_own_process=False)
+    assert (logging.root.level, logger.level) == (15, logging.NOTSET)
+    forwarding.install({"": 30}, is_own_process=False)
+    assert logging.root.level == 20
+
+
+def test_in_a_process_of_others_a_run_that_goes_on_keeps_its_levels(
+    forwarding: Forwarding,
+) -> None:
+    forwarding.install({NAME: 10}, is_own_process=False)
+    forwarding.running.append(attempt([]))
+    forwarding.install({NAME: 30}, is_own_process=False)
+    assert logging.getLogger(NAME).level == 10
+
+
 def test_it_is_one_handler_however_often_installed(forwarding: Forwarding) -> None:
     for level in (10, 20, 30):
         forwarding.install({"": level}, is_own_process=True)

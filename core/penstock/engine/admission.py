@@ -2,6 +2,11 @@
 
 Everything here happens under the turn. A run that waits here holds nothing: it has its token and
 all of its places, or none of them.
+
+A run that was admitted and then waits for resources of its runner is *parked*. What it was admitted
+with may be what a run inside of another one waits for, while that other one has the resources. So
+as long as any such run waits here, parked ones give back what they have, and are admitted anew when
+they have their resources.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from penstock.engine.limits import Limits
 from penstock.engine.rates import RateLine
+from penstock.runs import is_inside_a_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,15 +61,50 @@ class Admission:
         self._timers = timers
         self._lines: dict[Rate, RateLine] = {}
         self._rings: dict[Rate, Timer] = {}
+        self._inside: set[Run] = set()
+        """Runs inside of others that wait here."""
+        self._parked: dict[Run, None] = {}
+        self._gave_back: set[Run] = set()
+        """Runs that wait for resources and are not admitted any more."""
 
     def admit(self, run: Run) -> bool:
-        """Let a run go on; or have it wait, to be told of later."""
+        """Let a run go on; or have it wait, to be told of later (or at once, by that)."""
+        is_nested = is_inside_a_task(run)
+        if self._admit(run, is_nested=is_nested):
+            return True
+        if is_nested:
+            self._inside.add(run)
+            while self._inside and self._parked:
+                self._give_back(self._parked.popitem()[0])
+        return False
+
+    def park(self, run: Run) -> None:
+        """An admitted run waits for resources."""
+        if run in self._gave_back:
+            return
+        if self._inside:
+            self._give_back(run)
+        else:
+            self._parked[run] = None
+
+    def unpark(self, run: Run) -> bool:
+        """It has its resources: whether it may go on. If not, it waits here, and needs none."""
+        self._parked.pop(run, None)
+        if run not in self._gave_back:
+            return True
+        self._gave_back.discard(run)
+        return self.admit(run)
+
+    def _give_back(self, run: Run) -> None:
+        self._gave_back.add(run)
+        self._take(run)
+
+    def _admit(self, run: Run, *, is_nested: bool) -> bool:
         rate = run.plan.rate
         if rate is None:
             return self.limits.acquire(run)
         line, now = self._line(rate), self._now()
         # A run inside of another one goes first: what has a token now may need what that one has.
-        is_nested = run.parent is not None and not run.parent.is_flow_run
         if (line.waiting and not is_nested) or not line.has_token(now, beside_scouts=not is_nested):
             line.line_up(run, first=is_nested)
             self._serve(rate)
@@ -78,6 +119,11 @@ class Admission:
 
     def release(self, run: Run) -> None:
         """Take back what a run has; a token only if it has not begun with it."""
+        self._parked.pop(run, None)
+        self._gave_back.discard(run)
+        self._take(run)
+
+    def _take(self, run: Run) -> None:
         self._free_places(run)
         rate = run.plan.rate
         if rate is not None and self._line(rate).give_back(run, self._now()):
@@ -85,6 +131,7 @@ class Admission:
 
     def withdraw(self, run: Run) -> bool:
         """Take a run out of the lines; true if it waited here."""
+        self._inside.discard(run)
         rate = run.plan.rate
         if rate is None:
             return self.limits.withdraw(run)
@@ -96,6 +143,10 @@ class Admission:
         return found
 
     # --- inside ------------------------------------------------------------------------
+
+    def _tell(self, run: Run) -> None:
+        self._inside.discard(run)
+        self._go_on(run)
 
     def _line(self, rate: Rate) -> RateLine:
         line = self._lines.get(rate)
@@ -124,12 +175,12 @@ class Admission:
             for admitted in self.limits.release(returned.pop()):
                 rate = admitted.plan.rate
                 if rate is None:
-                    self._go_on(admitted)
+                    self._tell(admitted)
                     continue
                 line = self._line(rate)
                 line.scouts.discard(admitted)
                 if line.take(admitted, self._now()):
-                    self._go_on(admitted)
+                    self._tell(admitted)
                 else:  # a run inside of another has taken it: the place is for somebody else
                     line.line_up(admitted, first=True)
                     returned.append(admitted)
@@ -141,7 +192,7 @@ class Admission:
         while line.waiting and line.has_token(now, beside_scouts=True):
             run, _ = line.waiting.popitem(last=False)
             if self._try_places(run, line):
-                self._go_on(run)
+                self._tell(run)
         self._set_timer(rate, line.next_at(now) if line.waiting else None)
 
     def _set_timer(self, rate: Rate, when: float | None) -> None:

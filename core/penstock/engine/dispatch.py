@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from penstock.attempt import Environment, ResultPlace
+    from penstock.by_value import ByValue
     from penstock.engine.admission import Timers
     from penstock.engine.resources import Place
     from penstock.runs import Run
@@ -60,6 +61,7 @@ class RunnerHandle:
         "allowance",
         "batch",
         "broken",
+        "by_value",
         "capabilities",
         "description",
         "opened",
@@ -77,6 +79,7 @@ class RunnerHandle:
         self.starved: bool = False  # had no credit when last asked, and nothing has ended since
         self.allowance: int = 0  # of the credit last asked for; what has ended since comes on top
         self.broken: BaseException | None = None
+        self.by_value: ByValue = runner.by_value()
         self.batch: list[Attempt] = []
         self.ready: list[Place] = []
         counts = not self.capabilities.schedules_resources
@@ -252,8 +255,13 @@ class Dispatcher:
                     break
             place = heapq.heappop(ready)
             run = place[2]
-            if run.plan.resources and not handle.resources.acquire(place):
-                continue
+            if run.plan.resources:
+                if not handle.resources.acquire(place):
+                    self.admission.park(run)
+                    continue
+                if not self.admission.unpark(run):
+                    self._release_resources(run)
+                    continue
             handle.allowance -= 1
             go(run)
         attempts, handle.batch = handle.batch, []

@@ -12,6 +12,8 @@ import bisect
 import functools
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from penstock.runs import is_inside_a_task
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from fractions import Fraction
@@ -56,7 +58,7 @@ class Resources:
         these may wait for it, and takes the rest.
         """
         run = place[2]
-        entry = run.parent is None or run.parent.is_flow_run, place
+        entry = not is_inside_a_task(run), place
         needed = self._needed(run)
         for name, amount in needed.items():
             line = self._lines[name]

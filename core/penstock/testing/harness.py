@@ -27,6 +27,7 @@ from penstock.task_runners import (
     TaskRunner,
 )
 from penstock.testing.subjects import Gate, pass_gate
+from penstock.worker.here import Own
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -205,8 +206,8 @@ class RunnerHarness:
 
 def environment(number: int = 0, **shared: Any) -> Environment:
     """Return what an attempt says of its run: as little as the engine ever does."""
-    own = number, f"attempt {number}", 1, number, (), ()
-    return Environment(marshal.dumps({"levels": {}, **shared}), own)
+    own = Own(number, f"attempt {number}", 1, number)
+    return Environment(marshal.dumps({"levels": {}, **shared}), tuple(own))
 
 
 def describe(outcome: Outcome) -> str:

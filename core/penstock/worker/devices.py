@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,16 +16,16 @@ VARIABLES: Final = {"GPU": "CUDA_VISIBLE_DEVICES"}
 
 
 @contextlib.contextmanager
-def showing(own: tuple[Any, ...]) -> Iterator[None]:
+def showing(resources: tuple[tuple[str, float, tuple[int, ...]], ...]) -> Iterator[None]:
     """Set the variables for the devices of an attempt in the block.
 
     An index counts those that the variable named before, if it named any.
 
     Args:
-        own: of its `Here`; what it has of resources stands last.
+        resources: of its `Own`.
     """
     before: dict[str, str | None] = {}
-    for name, _, indices in own[5]:
+    for name, _, indices in resources:
         variable = VARIABLES.get(name)
         if variable is not None and indices:
             was = before[variable] = os.environ.get(variable)

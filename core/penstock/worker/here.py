@@ -7,12 +7,12 @@ import sys
 import threading
 import types
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["ATTEMPT", "Here", "common", "given", "giving", "travelling"]
+__all__ = ["ATTEMPT", "RESOURCES", "Here", "Own", "common", "given", "giving", "travelling"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 T = TypeVar("T")
@@ -21,12 +21,35 @@ PROTOCOL: Final = 1
 """Of what a `Here` holds, as two versions of Penstock may meet in a worker."""
 
 
+class Own(NamedTuple):
+    """What one attempt says of its run in a worker elsewhere.
+
+    It crosses as a plain tuple, as `marshal` takes no other: ``tuple(own)``, and there
+    ``Own(*plain)``.
+    """
+
+    id_bits: int
+    """The id of the run."""
+    name: str
+    run_count: int
+    number: int
+    """Of the run among those of its task."""
+    inputs: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Of parameters that other runs have made, the ids of these."""
+    resources: tuple[tuple[str, float, tuple[int, ...]], ...] = ()
+    """Name, amount, and the indices that were given, of devices, say."""
+
+
+RESOURCES: Final = Own._fields.index("resources")
+"""Where these stand in the plain tuple, for who looks at nothing else."""
+
+
 class Here:
     """What code in a worker may know of its attempt, and where it leaves what goes home.
 
     Attributes:
         shared: what many attempts have in common: see `penstock.remote_runs`.
-        own: what this attempt alone has: likewise.
+        own: what this attempt alone has: an `Own` as a plain tuple; empty if it is of no run.
         call: function, args and kwargs, once they are loaded.
         emit: sends log records home, at once.
         at_end: called, last first, when the function has ended.

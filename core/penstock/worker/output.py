@@ -90,9 +90,10 @@ class Forwarding(logging.Handler):
             root = logging.getLogger()
             if self not in root.handlers:
                 root.addHandler(self)
-            if is_own_process:  # the last run may have asked for other levels than this one
-                for name in self._levels_before.keys() - levels.keys():
-                    logging.getLogger(name).setLevel(self._levels_before.pop(name))
+            if is_own_process or not self.running:  # what another run asked for does not stay
+                while self._levels_before:
+                    name, before = self._levels_before.popitem()
+                    logging.getLogger(name).setLevel(before)
             for name, level in levels.items():
                 logger = logging.getLogger(name or None)
                 if is_own_process or level < logger.getEffectiveLevel():

@@ -26,6 +26,7 @@ __all__ = [
     "load_call",
     "look_up",
     "pack",
+    "pack_plainly",
 ]
 
 LARGE_BYTES: Final = 64 * 1024
@@ -97,17 +98,26 @@ def is_small_scalar(value: Any) -> bool:
     return bool(kind in _SCALARS)
 
 
-def pack(value: Any, by_value: Sequence[bytes] = ()) -> Packing:
-    """Pack a value, with its large buffers beside its pickle.
+def pack(value: Any) -> Packing:
+    """Pack a value, with its large buffers beside its pickle."""
+    return pack_plainly(value) or _packing(*_dump(dumps, value))
+
+
+def pack_plainly(value: Any, by_value: Sequence[bytes] = ()) -> Packing | None:
+    """Pack a value as `pack` does, if it needs no cloudpickle, which takes longer; else None.
 
     Args:
-        value: whatever can be pickled.
-        by_value: names of modules that the other side cannot import; what they define goes by
-            value. Those of ``__main__`` always do.
+        value: anything.
+        by_value: names of modules that the other side cannot import; what they define needs it.
+            So does what ``__main__`` defines.
     """
     if is_small_scalar(value):
         return Packing(value, [], is_inline=True)
-    data, buffers = _dump_plain(value, by_value) or _dump(dumps, value)
+    dumped = _dump_plain(value, by_value)
+    return None if dumped is None else _packing(*dumped)
+
+
+def _packing(data: bytes, buffers: list[memoryview]) -> Packing:
     if len(data) >= LARGE_BYTES:
         return Packing(None, [data, *buffers])
     return Packing(data, buffers)

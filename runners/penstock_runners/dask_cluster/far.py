@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from distributed import get_client, get_worker
 
-from penstock.worker import packing, running
+from penstock.worker import errors, packing, running
 from penstock.worker.here import Here, giving
 from penstock.worker.output import forwarding
 
@@ -297,7 +297,7 @@ class _Batch:
         self.current = number, began
         try:
             keep = self._keeping(keep_from)
-            ending = running.run(here, _helping(load), variables, writer, keep)
+            ending = _with_help(running.run(here, load, variables, writer, keep))
         finally:
             self.current = None
         packed = [bytes(buffer) for buffer in ending.buffers]
@@ -344,20 +344,17 @@ class _Batch:
         return current[0]
 
 
-def _helping(load: Callable[[], T]) -> Callable[[], T]:
-    """Return what loads a call, and says what to do about a module that is not here."""
-
-    def load_or_help() -> T:
-        try:
-            return load()
-        except ModuleNotFoundError as error:
-            error.add_note(
-                f"(this Dask worker cannot import {error.name!r}: install it where the workers "
-                "run, or name it in ship_modules=[...] of the task runner, if it is yours)"
-            )
-            raise
-
-    return load_or_help
+def _with_help(ending: running.Ending) -> running.Ending:
+    """Have a failed import say what to do about a module that is not here."""
+    error = ending.error
+    if not isinstance(error, ModuleNotFoundError):
+        return ending
+    error.add_note(
+        f"(this Dask worker cannot import {error.name!r}: install it where the workers run. If it "
+        "is yours, import it at the top of the module that uses it, or name it in "
+        "ship_modules=[...] of the task runner: then what is used of it goes along)"
+    )
+    return ending._replace(payload=errors.pack_error(error))
 
 
 def _load_surroundings(blob: bytes) -> Mapping[str, Any]:

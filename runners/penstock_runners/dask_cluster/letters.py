@@ -9,6 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from penstock.shipping import FunctionStore, pack_call, pack_value
+from penstock.worker.culprit import argument_name
 from penstock.worker.packing import is_small_scalar
 from penstock_runners.batching import Pace
 from penstock_runners.dask_cluster.kept import KeptOnCluster, collecting
@@ -176,7 +177,8 @@ class PostOffice:
             known = self._constants[id(siblings)] = {}
             self._siblings[id(siblings)] = weakref.ref(siblings)
         if place not in known:
-            packing = pack_value(f"argument {place!r}", value, self.by_value)
+            what = f"argument {argument_name(attempt.fn, place)!r}"
+            packing = pack_value(what, value, self.by_value)
             parcel = packing.payload, [bytes(buffer) for buffer in packing.buffers]
             known[place] = self._keep(pickle.dumps(parcel, 5))
         return known[place]

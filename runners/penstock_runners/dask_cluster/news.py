@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Listener: TypeAlias = Callable[[Any], object]
 
-__all__ = ["leave", "listen"]
+__all__ = ["TOPIC", "is_heard", "leave", "listen"]
 
 TOPIC: Final = "all"
 
@@ -38,23 +38,35 @@ class _Hub:
 
 
 def listen(client: Any, name: str, listener: Listener) -> None:
-    """Have news passed to a listener, in a thread of the client's: it must only enqueue."""
+    """Have news passed to a listener, in a thread of the client's: it must only enqueue.
+
+    After this the client has to subscribe to the topic; that it did so before does no harm.
+    """
     with _lock:
         hub = _hubs.get(client)
         current = client._event_handlers.get(TOPIC)
         if hub is None or current is not hub:
             hub = _hubs[client] = _Hub(current)
-        if not hub.listeners:
-            client.subscribe_topic(TOPIC, hub)
+            client._event_handlers[TOPIC] = hub
         hub.listeners[name] = listener
 
 
-def leave(client: Any, name: str) -> None:
-    """Stop that; the last to leave lets the owner be alone with the topic."""
+def leave(client: Any, name: str) -> bool:
+    """Stop that; the last to leave lets the owner be alone with the topic.
+
+    Returns:
+        Whether the client must unsubscribe from it now, and then see whether it `is_heard` again.
+        Its handler stays: Dask has errors about events that arrive and find none.
+    """
     with _lock:
         hub = _hubs.get(client)
         if hub is None or hub.listeners.pop(name, None) is None or hub.listeners:
-            return
-        # The handler stays: Dask has errors about events that arrive and find none.
-        if hub.owners is None and client._event_handlers.get(TOPIC) is hub:
-            client.unsubscribe_topic(TOPIC)
+            return False
+        return hub.owners is None and client._event_handlers.get(TOPIC) is hub
+
+
+def is_heard(client: Any) -> bool:
+    """Whether anybody listens."""
+    with _lock:
+        hub = _hubs.get(client)
+        return hub is not None and bool(hub.listeners)

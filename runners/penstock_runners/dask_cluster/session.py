@@ -24,7 +24,7 @@ from penstock.attempt import Outcome
 from penstock.task_runners import Broken, Output, SlotsChanged, Started
 from penstock_runners.attempt_queue import AttemptQueue
 from penstock_runners.batching import Pace
-from penstock_runners.dask_cluster.answers import opened, outcome_of
+from penstock_runners.dask_cluster.answers import Answer, opened, outcome_of
 from penstock_runners.dask_cluster.demand import Demand
 from penstock_runners.dask_cluster.flight import Batch, Open, nearness_of
 from penstock_runners.dask_cluster.letters import BATCH_SECONDS, PostOffice
@@ -51,7 +51,9 @@ ATTEMPTS_PER_SLOT: Final = 1024
 """Taken ahead for each slot, so that batches are full."""
 MOST_SPENT: Final = 64
 """Futures that nobody needs are let go in a quiet moment, or so many at a time: whatever a client
-sends makes it wait, for 10 ms, before it sends the next thing."""
+sends makes it wait, for 10 ms, before it sends the next thing, which may be a task."""
+CLAIM_SECONDS: Final = 0.005
+"""For so long, what is made known of kept results waits for tasks that go out first."""
 PATIENCE_SECONDS: Final = 0.5
 """For so long, attempts wait for the workers that are there; then more could be used."""
 WARN_SECONDS: Final = 30.0
@@ -72,6 +74,8 @@ class Session:
         report: takes events.
         ship_modules: names of modules that go by value.
         worker_timeout_seconds: how long there may be work and no worker.
+        check: is shown the workers, and raises what there is against them; they have got nothing
+            from us then.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Session:
         report: Callable[[Event], None],
         ship_modules: Sequence[str],
         worker_timeout_seconds: float,
+        check: Callable[[Mapping[str, Any]], object],
     ) -> None:
         self._runner = runner
         self._report = report
@@ -102,6 +107,9 @@ class Session:
         """By number of a batch that is over: its Dask future, while Dask has not noticed."""
         self._spent: list[Any] = []
         """Such futures, later, to be let go."""
+        self._unclaimed: list[Any] = []
+        """Futures of kept results that the scheduler does not know to be ours."""
+        self._claim_by: float | None = None
         self._calls: dict[int, Open] = {}
         """What was sent, by the number of the call."""
         self._warned: set[tuple[Any, ...]] = set()
@@ -116,7 +124,14 @@ class Session:
         self.taken = 0
         """How many attempts were submitted; written by the engine's thread."""
         self.ended = 0
-        self._note_workers(self._wire.set_up())
+        try:
+            workers = self._wire.listen()
+            check(workers)
+            self._wire.set_up()
+            self._note_workers(workers)
+        except BaseException:
+            self._wire.take_down([])
+            raise
         self._thread = threading.Thread(target=self._run, name="penstock-dask", daemon=True)
         self._thread.start()
 
@@ -156,6 +171,7 @@ class Session:
             self._break(error)
         finally:
             self._end_all()
+            self._claim()
             self._post.close()
             futures = [batch.future for batch in self._batches.values()]
             self._wire.take_down([*futures, *self._answered.values(), *self._demand.futures])
@@ -171,8 +187,9 @@ class Session:
 
     def _turn(self) -> None:
         timeout = TICK_SECONDS
-        if self._close_by is not None:
-            timeout = max(0.0, min(timeout, self._close_by - time.monotonic()))
+        for by in (self._close_by, self._claim_by):
+            if by is not None:
+                timeout = max(0.0, min(timeout, by - time.monotonic()))
         order = None
         try:
             order = self._inbox.get(timeout=timeout)
@@ -180,11 +197,19 @@ class Session:
                 self._act(order)
                 order = self._inbox.get(block=False)
         except Empty:
-            if order is None or len(self._spent) >= MOST_SPENT:
+            if (order is None and self._claim_by is None) or len(self._spent) >= MOST_SPENT:
+                self._claim()
                 self._spent.clear()
         self._look_at_clock(time.monotonic())
-        if self._broken is None and self._close_by is None:
-            self._feed()
+        has_fed = self._broken is None and self._close_by is None and self._feed()
+        if has_fed or (self._claim_by is not None and time.monotonic() >= self._claim_by):
+            self._claim()
+
+    def _claim(self) -> None:
+        """Make results known as ours. Only then may the futures go whose workers hold them."""
+        unclaimed, self._unclaimed, self._claim_by = self._unclaimed, [], None
+        if unclaimed and not self._wire.is_lost:
+            self._wire.claim(unclaimed)
 
     def _act(self, order: tuple[Any, ...]) -> None:
         kind = order[0]
@@ -243,7 +268,9 @@ class Session:
         lane = attempt.workers, tuple(sorted(attempt.resources.items()))
         self._lanes.setdefault(lane, AttemptQueue()).push(attempt)
 
-    def _feed(self) -> None:
+    def _feed(self) -> bool:
+        """Hand out what there is room for; return whether anything was."""
+        before = len(self._batches)
         for lane, queue in self._lanes.items():
             names, resources = lane[0], dict(lane[1])
             while queue:
@@ -259,6 +286,7 @@ class Session:
         if floor != self._floor:
             self._floor = floor
             self._wire.hold_floor(floor)
+        return len(self._batches) > before
 
     def _send_batch(
         self, worker: DaskWorker, queue: AttemptQueue, resources: Mapping[str, float]
@@ -367,7 +395,7 @@ class Session:
         else:
             worker.parcels.update(batch.parcels)
             back = answer.left
-        kept = dict(zip(answer.kept, self._wire.claim(answer.kept), strict=True))
+        kept = self._kept_in(answer)
         for ending in answer.endings:
             one = batch.calls.pop(ending[0], None)
             if one is None:
@@ -383,9 +411,18 @@ class Session:
             one = batch.calls.pop(number, None)
             if one is not None:
                 self._go_back(one)
-        self._forget(batch)  # after its results were claimed, which its worker holds for it
+        self._forget(batch)
         for one in tuple(batch.calls.values()):  # refused there; the answer to that is on its way
             self._stop_early(one)
+
+    def _kept_in(self, answer: Answer) -> dict[str, Any]:
+        """Return the futures of results that stay with the worker, by key."""
+        futures = self._wire.futures_of(answer.kept)
+        if futures:
+            self._unclaimed += futures
+            if self._claim_by is None:
+                self._claim_by = time.monotonic() + CLAIM_SECONDS
+        return dict(zip(answer.kept, futures, strict=True))
 
     # --- losses ------------------------------------------------------------------------------
 
@@ -436,7 +473,7 @@ class Session:
         if batch.future.status == "pending":
             self._answered[batch.number] = batch.future
         else:
-            batch.future.release()
+            self._spent.append(batch.future)
 
     def _go_back(self, one: Open) -> None:
         """Line up again what was sent and has not begun."""

@@ -79,18 +79,30 @@ class Wire:
         address: str = self._client.scheduler.address
         return address
 
-    def set_up(self) -> Mapping[str, Mapping[str, Any]]:
-        """Begin to listen, and put the far side into all workers, those to come included. Waits.
+    def listen(self) -> Mapping[str, Mapping[str, Any]]:
+        """Begin to have news posted. Waits.
 
         Returns:
             What the scheduler says of its workers, by address.
         """
-        client = self._client
-        client.subscribe_topic(self.topic, lambda event: self._post(("event", event[1])))
+        client, topics = self._client, [self.topic, news.TOPIC]
+        client._event_handlers[self.topic] = lambda event: self._post(("event", event[1]))
         news.listen(client, self._name, self._on_cluster_event)
-        client.register_plugin(FarSidePlugin(self._plugin, bundle()))
-        found: Mapping[str, Mapping[str, Any]] = client.scheduler_info(n_workers=-1)["workers"]
+        found: Mapping[str, Mapping[str, Any]] | None = None
+        try:
+            # As `subscribe_topic` does; but what goes out with the tasks makes these wait.
+            found = client.run_on_scheduler(_subscribe, topics, client.id)
+        except Exception as error:  # noqa: BLE001  (it may be made in another way, or forbid this)
+            _log.debug("The scheduler does not subscribe for others: %r", error)
+        if found is None:
+            for topic in topics:
+                client.subscribe_topic(topic, client._event_handlers[topic])
+            found = client.scheduler_info(n_workers=-1)["workers"]
         return found
+
+    def set_up(self) -> None:
+        """Put the far side into all workers, those to come included. Waits."""
+        self._client.register_plugin(FarSidePlugin(self._plugin, bundle()))
 
     def _on_cluster_event(self, event: Any) -> None:
         message = event[1]
@@ -100,22 +112,28 @@ class Wire:
 
     def take_down(self, futures: list[Any]) -> None:
         """Leave the cluster as it was found. It may go at any moment, too. Waits, not for long."""
-        news.leave(self._client, self._name)
+        topics = [news.TOPIC] if news.leave(self._client, self._name) else []
         if self.is_lost:
             return
         try:
-            self._client.sync(self._leave, futures, callback_timeout=SECONDS_FOR_LEAVING)
+            self._client.sync(self._leave, futures, topics, callback_timeout=SECONDS_FOR_LEAVING)
         except Exception as error:  # noqa: BLE001  (said; there is nothing else to do about it)
             _log.debug("The cluster was not left as it was found: %r", error)
 
-    async def _leave(self, futures: list[Any]) -> None:
+    async def _leave(self, futures: list[Any], topics: list[str]) -> None:
         client = self._client
         if futures:
             await client.cancel(futures, asynchronous=True, force=True)
-        await client.unregister_worker_plugin(self._plugin)
         client._event_handlers[self.topic] = _ignore  # some may be on their way yet
-        if not await client.run_on_scheduler(_forget_topic, self.topic, client.id):
-            client.unsubscribe_topic(self.topic)
+        is_forgotten, _ = await asyncio.gather(
+            client.run_on_scheduler(_forget_topic, self.topic, topics, client.id),
+            client.unregister_worker_plugin(self._plugin),
+        )
+        if not is_forgotten:
+            for topic in (self.topic, *topics):
+                client.unsubscribe_topic(topic)
+        if topics and news.is_heard(client):  # somebody has come meanwhile
+            client.subscribe_topic(news.TOPIC, client._event_handlers[news.TOPIC])
 
     def look(self) -> None:
         """Ask the scheduler which workers there are; the answer will be posted."""
@@ -201,15 +219,15 @@ class Wire:
 
         self._begin(bring)
 
-    def claim(self, keys: Sequence[str]) -> list[Any]:
-        """Return futures of results that workers hold on to for us, from now on ours.
+    def futures_of(self, keys: Sequence[str]) -> list[Any]:
+        """Return futures of results that workers hold on to for us, until they are claimed."""
+        return [distributed.Future(key, self._client) for key in keys]
 
-        A future alone would not tell the scheduler; this message of the client's own does.
-        """
-        futures: list[Any] = [distributed.Future(key, self._client) for key in keys]
-        message = {"op": "client-desires-keys", "keys": list(keys), "client": self._client.id}
+    def claim(self, futures: Sequence[Any]) -> None:
+        """Tell the scheduler that these results are ours; a future alone would not."""
+        keys = [future.key for future in futures]
+        message = {"op": "client-desires-keys", "keys": keys, "client": self._client.id}
         self._client._send_to_scheduler(message)
-        return futures
 
     def drop(self, futures: list[Any]) -> None:
         """Have Dask forget tasks, without waiting for that."""
@@ -270,7 +288,17 @@ def _forget_events(topic: str, dask_scheduler: Any = None) -> None:
         forget(topic)
 
 
-def _forget_topic(topic: str, client: str, dask_scheduler: Any = None) -> bool:
+def _subscribe(
+    topics: list[str], client: str, dask_scheduler: Any = None
+) -> Mapping[str, Mapping[str, Any]]:
+    """Have events of topics sent to a client; return the scheduler's workers; runs there."""
+    for topic in topics:
+        dask_scheduler.subscribe_topic(topic, client)
+    found: Mapping[str, Mapping[str, Any]] = dask_scheduler.identity()["workers"]
+    return found
+
+
+def _forget_topic(topic: str, others: list[str], client: str, dask_scheduler: Any = None) -> bool:
     """Let the scheduler drop a topic, and what it has noted of a client that leaves; runs there.
 
     It would keep the topic if it were unsubscribed from. False: it is made in another way.
@@ -278,11 +306,13 @@ def _forget_topic(topic: str, client: str, dask_scheduler: Any = None) -> bool:
     topics = getattr(getattr(dask_scheduler, "_broker", None), "_topics", None)
     if topics is None:
         return False
+    for other in others:
+        dask_scheduler.unsubscribe_topic(other, client)
     topics.pop(topic, None)
     if client in topics:
         topics[client].truncate()
     return True
 
 
-for _each in (_forget_events, _forget_topic):
+for _each in (_subscribe, _forget_events, _forget_topic):
     _each.__module__ = "__main__"  # by value, see `bundle`

@@ -21,7 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from penstock.worker import devices, errors, packing, running
-from penstock.worker.here import Here
+from penstock.worker.here import RESOURCES, Here
 from penstock.worker.output import forwarding
 from penstock_runners.process_pool import frames, segments
 from penstock_runners.process_pool.slots import Slot
@@ -208,8 +208,9 @@ class _Worker:
             self._slot.call(time.monotonic())  # what was imported for it does not count
             return fn, args, kwargs
 
-        if own and own[5]:
-            with devices.showing(own):
+        resources = own[RESOURCES] if own else ()
+        if resources:
+            with devices.showing(resources):
                 ending = running.run(here, load, variables, writer)
         else:
             ending = running.run(here, load, variables, writer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import __future__
 
 import ast
+import contextlib
 import functools
 import linecache
 import types
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["canonical_source"]
 
 _Definition: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
+
+_TRIES = 10
 
 _DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _FUTURES = functools.reduce(
@@ -52,6 +55,11 @@ def canonical_source(fn: types.FunctionType) -> str | None:
 
 @functools.lru_cache(maxsize=16)
 def _parsed(text: str) -> ast.Module:
+    for _ in range(_TRIES - 1):
+        # When other threads parse as well, the parser may lose count of its depth:
+        # https://github.com/python/cpython/issues/106905
+        with contextlib.suppress(SystemError):
+            return ast.parse(text)
     return ast.parse(text)
 
 

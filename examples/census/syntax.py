@@ -15,6 +15,11 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 FILENAME = "<census>"  # what the parser's own warnings name, and so what can be silenced
 
+TRIES = 10
+"""Of the parser, which counts its depth for all threads together: where garbage is collected in
+the middle of it, another thread may come in between, and the count is off for both of them
+(https://github.com/python/cpython/issues/106905)."""
+
 
 def parse(text: str) -> ast.Module:
     """Parse `text`, or raise `Unusable` with a reason that is the same on every machine.
@@ -23,13 +28,22 @@ def parse(text: str) -> ast.Module:
     """
     _silence_warnings_about_sources()
     try:
-        return ast.parse(text, FILENAME)
+        return _parsed(text)
     except SyntaxError as error:
         raise Unusable(f"syntax error: {error.msg} (line {error.lineno})") from None
     except ValueError as error:
         raise Unusable(f"syntax error: {error}") from None
     except (RecursionError, MemoryError):  # the parser's stacks, not the machine's memory
         raise Unusable("nested too deeply for the parser") from None
+
+
+def _parsed(text: str) -> ast.Module:
+    for _ in range(TRIES):
+        try:
+            return ast.parse(text, FILENAME)
+        except SystemError as error:
+            problem = error
+    raise problem
 
 
 def scope_of(node: ast.AST, scope: str) -> str:

@@ -353,6 +353,11 @@ def test_a_class_that_cannot_be_called_like_that_says_so() -> None:
         Connection(where).open()
 
 
+def wait_for_event(name: str) -> None:
+    event: Any = distributed.Event
+    event(name).wait(60)
+
+
 def test_an_adaptive_cluster_keeps_its_workers_while_the_floor_is_held() -> None:
     where = Where(
         cluster_class=CountedCluster,
@@ -361,9 +366,12 @@ def test_an_adaptive_cluster_keeps_its_workers_while_the_floor_is_held() -> None
     )
     with opened(where) as (connection, client):
         assert connection.is_elastic
-        running = client.submit(time.sleep, 1, pure=False)
+        event: Any = distributed.Event
+        gate = event("floor", client=client)
+        running = client.submit(wait_for_event, "floor", pure=False)
         wait_until(lambda: len(client.nthreads()) == 1)
         connection.hold_floor(5)
+        gate.set()
         running.result(timeout=20)
         del running  # a result in its memory would keep a worker anyway
         # Five were asked for, and one was there.
@@ -374,7 +382,8 @@ def test_an_adaptive_cluster_keeps_its_workers_while_the_floor_is_held() -> None
 
 def test_the_floor_does_not_go_below_the_owners_nor_above_their_most() -> None:
     class Adaptive:
-        minimum, maximum, observed = 1, 3, frozenset("abcde")
+        minimum, maximum = 1, 3
+        plan, observed = frozenset("abcde"), frozenset("a")  # not all are seen to be there yet
 
     adaptive = Adaptive()
     floor = Floor(adaptive)

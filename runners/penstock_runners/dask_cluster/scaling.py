@@ -16,7 +16,9 @@ class Floor:
 
     def hold(self, workers: int) -> None:
         """Keep up to so many of the workers that are there. It is no order for more."""
-        present = min(workers, len(self._adaptive.observed), self._adaptive.maximum)
+        # The cluster may see a worker later than we do; that it wants one it knows at once.
+        known = max(len(self._adaptive.plan), len(self._adaptive.observed))
+        present = min(workers, known, self._adaptive.maximum)
         self._adaptive.minimum = max(self._own, present)
 
     def release(self) -> None:

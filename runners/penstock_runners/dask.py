@@ -39,8 +39,9 @@ class DaskTaskRunner(TaskRunner):
     does not close. Each batch of attempts goes to one worker, so that the loss of a worker costs
     what was with it, and Dask runs nothing a second time. What runs in a worker cannot be stopped.
 
-    Tasks of a script, or of files beside it, go to a cluster by value; what else they import has to
-    be installed there, or named in `ship_modules`.
+    Tasks of a script, or of files beside it, go to a cluster by value, with what they use of other
+    such files, unless that cannot be pickled. What is installed here has to be installed there, or
+    named in `ship_modules`.
 
     Results from about a megabyte on stay with the workers and feed the next tasks from there, until
     somebody asks for them; see the option `result_on` of a task.

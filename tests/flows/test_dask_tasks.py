@@ -21,7 +21,7 @@ from tests.support import wait_until
 from penstock import by_value, flow, get_run_logger, task
 from penstock.exceptions import CancelledRun
 from penstock_runners.dask import DaskTaskRunner
-from penstock_runners.dask_cluster import session
+from penstock_runners.dask_cluster import lanes
 from penstock_runners.dask_cluster.local import LocalClusterProcess
 from penstock_runners.dask_cluster.where import Where
 
@@ -120,7 +120,7 @@ def test_a_task_goes_to_the_workers_that_it_names(
 def test_who_waits_in_vain_is_told_what_workers_offer(
     dask: DaskTaskRunner, wish: Any, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "WARN_SECONDS", 0.2)
+    monkeypatch.setattr(lanes, "WARN_SECONDS", 0.2)
 
     @flow(task_runner=dask)
     def body() -> str:

@@ -15,9 +15,10 @@ from penstock.by_value import is_installed
 from penstock.worker import packing, running
 from penstock.worker.errors import pack_error
 from penstock_runners.attempt_queue import AttemptQueue
-from penstock_runners.dask_cluster import news
+from penstock_runners.dask_cluster import claims, news
 from penstock_runners.dask_cluster.answers import Answer, opened, outcome_of
 from penstock_runners.dask_cluster.bundle import bundle
+from penstock_runners.dask_cluster.claims import Claims
 from penstock_runners.dask_cluster.demand import MOST, Demand, stand_ins_for
 from penstock_runners.dask_cluster.flight import Batch, Open, nearness_of
 from penstock_runners.dask_cluster.kept import KeptOnCluster
@@ -460,3 +461,86 @@ def test_the_far_side_imports_nothing_of_ours_by_name() -> None:
 )
 def test_what_is_installed_is_known_from_files_of_a_project(module: str, installed: bool) -> None:
     assert is_installed(module) is installed
+
+
+# --- claims -----------------------------------------------------------------------------------
+
+
+class BatchFuture:
+    def __init__(self, key: str, status: str = "finished") -> None:
+        self.key = key
+        self.status = status
+        self.is_released = False
+
+    def release(self) -> None:
+        self.is_released = True
+
+
+class FakeWire:
+    is_lost = False
+
+    def __init__(self) -> None:
+        self.claimed: list[list[str]] = []
+
+    def futures_of(self, keys: list[str]) -> list[BatchFuture]:
+        return [BatchFuture(key, "pending") for key in keys]
+
+    def claim(self, futures: list[BatchFuture]) -> None:
+        self.claimed.append([future.key for future in futures])
+
+
+@pytest.fixture
+def wire() -> FakeWire:
+    return FakeWire()
+
+
+@pytest.fixture
+def unclaimed(wire: FakeWire) -> Claims:
+    return Claims(wire)  # type: ignore[arg-type]  # as far as it is used
+
+
+def test_kept_results_are_claimed_with_the_next_task_or_soon(
+    wire: FakeWire, unclaimed: Claims, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unclaimed.futures_of([])
+    unclaimed.claim_if_due(has_sent=True)
+    assert wire.claimed == [], "there is nothing to say"
+    unclaimed.futures_of(["a", "b"])
+    assert unclaimed.by is not None
+    unclaimed.claim_if_due(has_sent=True)
+    assert wire.claimed == [["a", "b"]]
+    monkeypatch.setattr(claims, "CLAIM_SECONDS", 1000.0)
+    unclaimed.futures_of(["c"])
+    unclaimed.claim_if_due(has_sent=False)
+    assert len(wire.claimed) == 1, "there is time"
+    unclaimed.by = 0.0
+    unclaimed.claim_if_due(has_sent=False)
+    assert wire.claimed[1:] == [["c"]]
+
+
+def test_no_future_goes_before_what_its_worker_holds_is_claimed(
+    wire: FakeWire, unclaimed: Claims
+) -> None:
+    unclaimed.futures_of(["a"])
+    for number in range(claims.MOST_SPENT - 1):
+        unclaimed.let_go(number, BatchFuture("batch"), is_large=False)
+        unclaimed.tidy(is_quiet=True)
+    assert wire.claimed == []
+    unclaimed.let_go(1000, BatchFuture("batch"), is_large=False)
+    unclaimed.tidy(is_quiet=False)
+    assert wire.claimed == [["a"]]
+    unclaimed.futures_of(["b"])
+    large = BatchFuture("large")
+    unclaimed.let_go(1001, large, is_large=True)
+    assert wire.claimed[1:] == [["b"]]
+    assert large.is_released
+
+
+def test_a_future_that_dask_takes_for_unfinished_is_held(unclaimed: Claims) -> None:
+    future = BatchFuture("batch", "pending")
+    unclaimed.let_go(1, future, is_large=False)
+    unclaimed.tidy(is_quiet=True)
+    assert unclaimed.answered() == [future]
+    unclaimed.note_ended(1)
+    unclaimed.note_ended(2)
+    assert unclaimed.answered() == []

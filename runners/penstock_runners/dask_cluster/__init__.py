@@ -8,9 +8,10 @@ its floor;
 `preflight` compares versions.
 
 *In the driver*: `session` is the thread that serves one run and decides everything; `roster` knows
-the workers, `picking` says what travels together, `letters` packs it, `wire` is all that is asked
-of Dask's client, with `news` of workers that come and go; `flight` is what is on its way,
-`answers` what comes back, `kept` what stays there.
+the workers, `lanes` what waits for them, `picking` says what travels together, `letters` packs it,
+`wire` is all that is asked of Dask's client, with `news` of workers that come and go; `flight` is
+what is on its way, `answers` what comes back, `kept` what stays there; `claims` makes that known
+and lets go of what is over; `ends` sees that each attempt has one outcome.
 
 *In the workers*: `far`, which `bundle` sends there as source, with `penstock.worker`.
 """

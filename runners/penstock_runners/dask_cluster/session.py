@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from distributed import KilledWorker
 
-from penstock.attempt import Outcome
-from penstock.task_runners import Broken, Output, SlotsChanged, Started
-from penstock_runners.attempt_queue import AttemptQueue
+from penstock.task_runners import Broken, Output, SlotsChanged
 from penstock_runners.batching import Pace
-from penstock_runners.dask_cluster.answers import Answer, opened, outcome_of
+from penstock_runners.dask_cluster.answers import opened, outcome_of
+from penstock_runners.dask_cluster.claims import Claims
 from penstock_runners.dask_cluster.demand import Demand
+from penstock_runners.dask_cluster.ends import Ends
 from penstock_runners.dask_cluster.flight import Batch, Open, nearness_of
+from penstock_runners.dask_cluster.lanes import Lanes
 from penstock_runners.dask_cluster.letters import BATCH_SECONDS, PostOffice
 from penstock_runners.dask_cluster.picking import Picker
 from penstock_runners.dask_cluster.roster import DaskWorker, Roster
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     import distributed
 
     from penstock.task_runners import Attempt, Event, TaskRunner
+    from penstock_runners.attempt_queue import AttemptQueue
     from penstock_runners.dask_cluster.connection import Connection
 
 __all__ = ["Session"]
@@ -49,18 +51,8 @@ LOOK_SECONDS: Final = 1.0
 """How often the scheduler is asked which workers there are."""
 ATTEMPTS_PER_SLOT: Final = 1024
 """Taken ahead for each slot, so that batches are full."""
-MOST_SPENT: Final = 64
-"""Futures that nobody needs are let go in a quiet moment, or so many at a time: whatever a client
-sends makes it wait, for 10 ms, before it sends the next thing, which may be a task."""
-CLAIM_SECONDS: Final = 0.005
-"""For so long, what is made known of kept results waits for tasks that go out first."""
-PATIENCE_SECONDS: Final = 0.5
-"""For so long, attempts wait for the workers that are there; then more could be used."""
-WARN_SECONDS: Final = 30.0
-"""For so long an attempt may wait for a worker that fits, before that is said."""
 BATCH_BEGAN, CALL_BEGAN, OUTPUT, ANSWER = 0, 1, 2, 3
 """What an event tells, as in `far`. An answer that is not told is Dask's to bring."""
-CANCELLED_EARLY: Final = "cancelled before it began"
 SCHEDULER_LOST: Final = "the connection to the Dask scheduler was lost"
 
 
@@ -96,23 +88,12 @@ class Session:
         self._wire = Wire(connection, client, self._name, self._inbox.put)
         self._post = PostOffice(self._put, ship_modules, is_elsewhere=not connection.where.is_local)
         self._numbers = itertools.count(1)
-        self._picker = Picker(self._post, self._numbers, self._refuse)
+        self._ends = Ends(report)
+        self._picker = Picker(self._post, self._numbers, self._ends.refuse)
         self._roster = Roster()
-        self._open: dict[int, Open] = {}
-        self._lanes: dict[tuple[Any, ...], AttemptQueue] = {}
-        """What waits, by what it asks of a worker."""
-        self._waiting_since: dict[tuple[Any, ...], float] = {}
+        self._lanes = Lanes()
         self._batches: dict[int, Batch] = {}
-        self._answered: dict[int, Any] = {}
-        """By number of a batch that is over: its Dask future, while Dask has not noticed."""
-        self._spent: list[Any] = []
-        """Such futures, later, to be let go."""
-        self._unclaimed: list[Any] = []
-        """Futures of kept results that the scheduler does not know to be ours."""
-        self._claim_by: float | None = None
-        self._calls: dict[int, Open] = {}
-        """What was sent, by the number of the call."""
-        self._warned: set[tuple[Any, ...]] = set()
+        self._claims = Claims(self._wire)
         self._no_worker_since: float | None = None
         self._floor = 0
         self._demand = Demand(self._wire.stand_in, self._wire.drop)
@@ -123,7 +104,6 @@ class Session:
         self._close_by: float | None = None
         self.taken = 0
         """How many attempts were submitted; written by the engine's thread."""
-        self.ended = 0
         try:
             workers = self._wire.listen()
             check(workers)
@@ -145,7 +125,7 @@ class Session:
     @property
     def credit(self) -> int:
         """Enough for full batches; also where no worker is yet, as then one may be started."""
-        return ATTEMPTS_PER_SLOT * max(2, self._roster.slots) - (self.taken - self.ended)
+        return ATTEMPTS_PER_SLOT * max(2, self._roster.slots) - (self.taken - self._ends.count)
 
     def submit(self, attempts: Sequence[Attempt]) -> None:
         """Take attempts."""
@@ -171,11 +151,12 @@ class Session:
             self._break(error)
         finally:
             self._end_all()
-            self._claim()
+            self._claims.claim()
             self._post.close()
             futures = [batch.future for batch in self._batches.values()]
-            self._wire.take_down([*futures, *self._answered.values(), *self._demand.futures])
-            for held in (self._spent, self._answered, self._batches, self._demand.futures):
+            self._wire.take_down([*futures, *self._claims.answered(), *self._demand.futures])
+            self._claims.close()
+            for held in (self._batches, self._demand.futures):
                 held.clear()
 
     def _is_over(self) -> bool:
@@ -183,11 +164,11 @@ class Session:
             return False
         if time.monotonic() >= self._close_by:
             return True
-        return all(one.is_given_up for one in self._open.values())
+        return all(one.is_given_up for one in self._ends.open.values())
 
     def _turn(self) -> None:
         timeout = TICK_SECONDS
-        for by in (self._close_by, self._claim_by):
+        for by in (self._close_by, self._claims.by):
             if by is not None:
                 timeout = max(0.0, min(timeout, by - time.monotonic()))
         order = None
@@ -197,19 +178,10 @@ class Session:
                 self._act(order)
                 order = self._inbox.get(block=False)
         except Empty:
-            if (order is None and self._claim_by is None) or len(self._spent) >= MOST_SPENT:
-                self._claim()
-                self._spent.clear()
+            self._claims.tidy(is_quiet=order is None)
         self._look_at_clock(time.monotonic())
-        has_fed = self._broken is None and self._close_by is None and self._feed()
-        if has_fed or (self._claim_by is not None and time.monotonic() >= self._claim_by):
-            self._claim()
-
-    def _claim(self) -> None:
-        """Make results known as ours. Only then may the futures go whose workers hold them."""
-        unclaimed, self._unclaimed, self._claim_by = self._unclaimed, [], None
-        if unclaimed and not self._wire.is_lost:
-            self._wire.claim(unclaimed)
+        has_sent = self._broken is None and self._close_by is None and self._feed()
+        self._claims.claim_if_due(has_sent=has_sent)
 
     def _act(self, order: tuple[Any, ...]) -> None:
         kind = order[0]
@@ -224,8 +196,8 @@ class Session:
             self._take(order[1])
         elif kind == "cancel":
             self._cancel(order[1])
-            for attempt_id in self._open.keys() & order[1]:
-                self._open[attempt_id].is_given_up = True
+            for attempt_id in self._ends.open.keys() & order[1]:
+                self._ends.open[attempt_id].is_given_up = True
         elif kind == "refused":
             self._on_refused(order[1], order[2])
         elif kind == "add-worker":
@@ -236,7 +208,7 @@ class Session:
             self._on_lost_worker(order[1], expected=order[2])
         elif kind == "close":
             self._close_by = order[1]
-            self._cancel(tuple(self._open))
+            self._cancel(tuple(self._ends.open))
 
     def _look_around(self) -> None:
         self._looked_at = time.monotonic()
@@ -256,33 +228,23 @@ class Session:
 
     def _take(self, attempts: Sequence[Attempt]) -> None:
         for attempt in attempts:
-            one = Open(attempt)
-            self._open[attempt.id] = one
+            one = self._ends.take(attempt)
             if self._broken is None:
-                self._line_up(one)
+                self._lanes.push(attempt)
             else:
-                self._lose(one, f"the cluster is gone: {self._broken}", began=False)
-
-    def _line_up(self, one: Open) -> None:
-        attempt = one.attempt
-        lane = attempt.workers, tuple(sorted(attempt.resources.items()))
-        self._lanes.setdefault(lane, AttemptQueue()).push(attempt)
+                self._ends.lose(one, f"the cluster is gone: {self._broken}", began=False)
 
     def _feed(self) -> bool:
         """Hand out what there is room for; return whether anything was."""
         before = len(self._batches)
-        for lane, queue in self._lanes.items():
-            names, resources = lane[0], dict(lane[1])
+        for names, resources, queue in self._lanes:
             while queue:
                 worker = self._roster.choose(names, resources, nearness_of(queue.first()))
                 if worker is None:
                     break
                 self._send_batch(worker, queue, resources)
-            if queue:
-                self._waiting_since.setdefault(lane, time.monotonic())
-            else:
-                self._waiting_since.pop(lane, None)
-        floor = len(self._roster) if self._open else 0
+        self._lanes.note(time.monotonic())
+        floor = len(self._roster) if self._ends.open else 0
         if floor != self._floor:
             self._floor = floor
             self._wire.hold_floor(floor)
@@ -296,9 +258,9 @@ class Session:
             return
         batch = Batch(next(self._numbers), worker)
         for attempt, call, pace in picked:
-            one = self._open[attempt.id]
+            one = self._ends.open[attempt.id]
             one.number, one.pace, one.batch = call.plain[0], pace, batch
-            batch.calls[one.number] = self._calls[one.number] = one
+            batch.calls[one.number] = self._ends.calls[one.number] = one
             batch.parcels.update(call.parcels)
         calls = [each.call for each in picked]
         payload, beside = self._post.letter(
@@ -337,28 +299,20 @@ class Session:
                 self._wire.note_told(len(what))
                 self._on_answer(number, what)
             return
-        one = self._calls.get(number)
+        one = self._ends.calls.get(number)
         if one is None or one.batch is None:
             return
         if kind == CALL_BEGAN:
             one.batch.has_begun = True
-            self._note_start(one, one.batch.worker, time.monotonic())
+            self._ends.note_start(one, one.batch.worker, time.monotonic())
         elif kind == OUTPUT:
             record = pickle.loads(what)
             self._report(Output(one.attempt.id, (record,), one.batch.worker.label))
             self._wire.note_told(len(what))
 
-    def _note_start(self, one: Open, worker: DaskWorker, at: float) -> None:
-        if not one.is_started:
-            one.is_started = True
-            if one.attempt.report_start:
-                self._report(Started(one.attempt.id, worker.label, at))
-
     def _on_ended(self, number: int) -> None:
         """Dask says that a task of its own is over."""
-        future = self._answered.pop(number, None)
-        if future is not None:
-            self._spent.append(future)
+        self._claims.note_ended(number)
         batch = self._batches.get(number)
         if batch is None:
             return
@@ -395,34 +349,26 @@ class Session:
         else:
             worker.parcels.update(batch.parcels)
             back = answer.left
-        kept = self._kept_in(answer)
+        futures = self._claims.futures_of(answer.kept)
+        kept = dict(zip(answer.kept, futures, strict=True))
         for ending in answer.endings:
             one = batch.calls.pop(ending[0], None)
             if one is None:
                 continue  # it was said to be cancelled
-            del self._calls[one.number]
+            del self._ends.calls[one.number]
             outcome = outcome_of(one.attempt.id, ending, worker, self._runner, kept)
             assert one.pace is not None
             one.pace.learn(outcome.duration_seconds)
             self._pace.learn(outcome.duration_seconds)
-            self._note_start(one, worker, time.monotonic() - outcome.duration_seconds)
-            self._end(one, outcome)
+            self._ends.note_start(one, worker, time.monotonic() - outcome.duration_seconds)
+            self._ends.end(one, outcome)
         for number in back:
             one = batch.calls.pop(number, None)
             if one is not None:
                 self._go_back(one)
         self._forget(batch)
         for one in tuple(batch.calls.values()):  # refused there; the answer to that is on its way
-            self._stop_early(one)
-
-    def _kept_in(self, answer: Answer) -> dict[str, Any]:
-        """Return the futures of results that stay with the worker, by key."""
-        futures = self._wire.futures_of(answer.kept)
-        if futures:
-            self._unclaimed += futures
-            if self._claim_by is None:
-                self._claim_by = time.monotonic() + CLAIM_SECONDS
-        return dict(zip(answer.kept, futures, strict=True))
+            self._ends.stop_early(one)
 
     # --- losses ------------------------------------------------------------------------------
 
@@ -458,31 +404,28 @@ class Session:
             if began is not False and one.pace is not None:
                 one.pace.has_crashed = True
             if one.is_unwanted and began is False:
-                self._stop_early(one)
+                self._ends.stop_early(one)
             elif is_explained and began is False:
                 self._go_back(one)
             else:
                 doing = "while it ran this attempt" if began else "with this attempt"
                 if batch.has_ended:
                     doing = "with what came of this attempt"
-                self._lose(one, f"{reason} {doing}", began=began, worker=batch.worker.label)
+                self._ends.lose(one, f"{reason} {doing}", began=began, worker=batch.worker.label)
 
     def _forget(self, batch: Batch) -> None:
         del self._batches[batch.number]
         batch.worker.batches -= 1
-        if batch.future.status == "pending":
-            self._answered[batch.number] = batch.future
-        else:
-            self._spent.append(batch.future)
+        self._claims.let_go(batch.number, batch.future, is_large=batch.is_coming)
 
     def _go_back(self, one: Open) -> None:
         """Line up again what was sent and has not begun."""
-        self._calls.pop(one.number, None)
+        self._ends.calls.pop(one.number, None)
         one.batch = None
         if one.is_unwanted:
-            self._stop_early(one)
+            self._ends.stop_early(one)
         else:
-            self._line_up(one)
+            self._lanes.push(one.attempt)
 
     def _break(self, error: BaseException) -> None:
         """The cluster is gone: every attempt is lost."""
@@ -491,8 +434,8 @@ class Session:
         self._broken = error
         for batch in tuple(self._batches.values()):
             self._lose_batch(batch, str(error))
-        for one in tuple(self._open.values()):
-            self._lose(one, str(error), began=False)
+        for one in tuple(self._ends.open.values()):
+            self._ends.lose(one, str(error), began=False)
         self._lanes.clear()
         self._report(Broken(error, self._runner))
 
@@ -501,12 +444,12 @@ class Session:
     def _cancel(self, attempt_ids: Sequence[int]) -> None:
         asked: dict[str, list[int]] = {}
         for attempt_id in attempt_ids:
-            one = self._open.get(attempt_id)
+            one = self._ends.open.get(attempt_id)
             if one is None:
                 continue  # it has ended
             if one.batch is None:
-                any(queue.drop(attempt_id) for queue in self._lanes.values())
-                self._stop_early(one)
+                self._lanes.drop(attempt_id)
+                self._ends.stop_early(one)
             elif not one.is_started:
                 one.is_unwanted = True
                 asked.setdefault(one.batch.worker.address, []).append(one.number)
@@ -515,7 +458,7 @@ class Session:
 
     def _on_refused(self, numbers: Sequence[int], begun: Sequence[int]) -> None:
         for number in numbers:
-            one = self._calls.get(number)
+            one = self._ends.calls.get(number)
             if one is None or one.batch is None:
                 continue
             if number in begun:
@@ -523,7 +466,7 @@ class Session:
                 continue
             batch = one.batch
             del batch.calls[number]
-            self._stop_early(one)
+            self._ends.stop_early(one)
             if not batch.calls and batch.number in self._batches:
                 self._wire.drop([batch.future])
                 self._forget(batch)
@@ -539,7 +482,7 @@ class Session:
         self._post.sweep()
         if now - self._looked_at > LOOK_SECONDS:  # at what no event has told of, a status, say
             self._look_around()
-        if len(self._roster) or not self._open:
+        if len(self._roster) or not self._ends.open:
             self._no_worker_since = None
         elif self._no_worker_since is None:
             self._no_worker_since = now
@@ -552,61 +495,17 @@ class Session:
                 )
             )
         if self._wire.is_elastic and self._close_by is None:
-            self._tell_demand(now)
-        for lane, since in self._waiting_since.items():
-            if now - since > WARN_SECONDS and lane not in self._warned:
-                self._warned.add(lane)
-                self._warn_of(lane[0], dict(lane[1]))
+            self._demand.update(self._lanes.wanting(now, self._roster), self._pace.seconds)
+        self._lanes.warn(now, self._roster)
 
-    def _tell_demand(self, now: float) -> None:
-        waiting = 0
-        if not len(self._roster) or any(
-            now - since > PATIENCE_SECONDS for since in self._waiting_since.values()
-        ):
-            waiting = sum(map(len, self._lanes.values()))
-        self._demand.update(waiting, self._pace.seconds)
-
-    def _warn_of(self, names: Sequence[str], resources: Mapping[str, float]) -> None:
-        if not any(worker.fits(names, resources) for worker in self._roster):
-            _log.warning(
-                "Tasks wait for a worker that no worker is: they ask for workers=%s, "
-                "resources=%s. There are: %s",
-                list(names) or "any",
-                dict(resources) or "none",
-                self._roster.offers(),
-            )
-
-    # --- ends ----------------------------------------------------------------------------------
-
-    def _end(self, one: Open, outcome: Outcome) -> None:
-        del self._open[one.attempt.id]
-        self._calls.pop(one.number, None)
-        self.ended += 1
-        self._report(outcome)
-
-    def _refuse(self, attempt: Attempt, outcome: Outcome) -> None:
-        self._end(self._open[attempt.id], outcome)
-
-    def _lose(self, one: Open, reason: str, *, began: bool | None, worker: str = "") -> None:
-        self._end(one, Outcome(one.attempt.id, "lost", reason=reason, began=began, worker=worker))
-
-    def _stop_early(self, one: Open) -> None:
-        self._end(one, Outcome(one.attempt.id, "stopped", reason=CANCELLED_EARLY, began=False))
+    # --- the end -------------------------------------------------------------------------------
 
     def _end_all(self) -> None:
         while not self._inbox.empty():
             order = self._inbox.get()
             if order[0] == "take":
                 self._take(order[1])
-        for one in tuple(self._open.values()):
-            if one.batch is None or not one.batch.has_begun:
-                self._stop_early(one)
-            elif self._wire.is_ours:
-                reason = "the cluster it ran on is closed"
-                self._end(one, Outcome(one.attempt.id, "stopped", reason=reason))
-            else:
-                reason = "a Dask worker cannot be made to stop; it goes on there"
-                self._end(one, Outcome(one.attempt.id, "abandoned", reason=reason))
+        self._ends.leave(is_ours=self._wire.is_ours)
 
 
 def _key_part(name: str) -> str:

@@ -88,13 +88,12 @@ class Wire:
         client, topics = self._client, [self.topic, news.TOPIC]
         client._event_handlers[self.topic] = lambda event: self._post(("event", event[1]))
         news.listen(client, self._name, self._on_cluster_event)
-        found: Mapping[str, Mapping[str, Any]] | None = None
+        found: Mapping[str, Mapping[str, Any]]
         try:
-            # As `subscribe_topic` does; but what goes out with the tasks makes these wait.
+            # As `subscribe_topic` does; but a client sends nothing for 10 ms after that.
             found = client.run_on_scheduler(_subscribe, topics, client.id)
         except Exception as error:  # noqa: BLE001  (it may be made in another way, or forbid this)
             _log.debug("The scheduler does not subscribe for others: %r", error)
-        if found is None:
             for topic in topics:
                 client.subscribe_topic(topic, client._event_handlers[topic])
             found = client.scheduler_info(n_workers=-1)["workers"]

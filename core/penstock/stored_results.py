@@ -51,8 +51,9 @@ class ResultWriter(NamedTuple):
             return None
         now = datetime.datetime.now(datetime.UTC)
         if type(self.store.serializer) is PickleSerializer:  # pickled it is already
-            data, *buffers = packing.buffers if packing.payload is None else (packing.payload,)
-            value = Packed(data, (*buffers, *(packing.buffers if packing.payload else ())))
+            first = () if packing.payload is None else (packing.payload,)
+            data, *buffers = *first, *packing.buffers
+            value = Packed(data, tuple(buffers))
         metadata = self.store.write(
             self.key,
             value,

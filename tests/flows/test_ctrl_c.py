@@ -374,7 +374,8 @@ def test_users_034_once_leaves_tasks_in_threads_a_moment_to_clean_up(
                     time.sleep(0.01)
             finally:
                 time.sleep(0.2)
-                print(f"TIDIED {number}", flush=True)
+                sys.stdout.write(f"TIDIED {number}\\n")  # in one piece: two threads do so
+                sys.stdout.flush()
 
         @flow(task_runner="thread:2")
         def main():

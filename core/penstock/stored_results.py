@@ -51,9 +51,10 @@ class ResultWriter(NamedTuple):
             return None
         now = datetime.datetime.now(datetime.UTC)
         if type(self.store.serializer) is PickleSerializer:  # pickled it is already
-            first = () if packing.payload is None else (packing.payload,)
-            data, *buffers = *first, *packing.buffers
-            value = Packed(data, tuple(buffers))
+            buffers = packing.buffers
+            if packing.payload is not None:
+                buffers = [packing.payload, *buffers]
+            value = Packed(buffers[0], tuple(buffers[1:]))
         metadata = self.store.write(
             self.key,
             value,

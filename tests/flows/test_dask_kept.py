@@ -15,6 +15,7 @@ import pytest
 from penstock import PenstockFuture, flow, task
 from penstock.attempt import KeptResult
 from penstock_runners.dask import DaskTaskRunner
+from penstock_runners.dask_cluster import claims
 from penstock_runners.dask_cluster.local import LocalClusterProcess
 from penstock_runners.dask_cluster.where import Where
 from penstock_runners.process import ProcessPoolTaskRunner
@@ -185,6 +186,21 @@ USES = [
     use_by_mapping,
     use_by_waiting,
 ]
+
+
+def test_a_result_is_lost_as_well_of_which_the_scheduler_was_not_told_yet(
+    dask: DaskTaskRunner, notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "CLAIM_SECONDS", 30.0)  # else 5 ms, in which a worker may die
+
+    @flow(task_runner=dask)
+    def body() -> tuple[int, list[str]]:
+        future = make.submit(notes.path)
+        future.wait()
+        lose(notes, "make", future)
+        return len(future.result()), names(future)
+
+    assert body() == (LARGE, MADE_AGAIN)
 
 
 @pytest.mark.parametrize("use", USES)

@@ -488,6 +488,10 @@ class FakeWire:
     def claim(self, futures: list[BatchFuture]) -> None:
         self.claimed.append([future.key for future in futures])
 
+    def lose(self, futures: list[BatchFuture]) -> None:
+        for future in futures:
+            future.status = "cancelled"
+
 
 @pytest.fixture
 def wire() -> FakeWire:
@@ -502,15 +506,15 @@ def unclaimed(wire: FakeWire) -> Claims:
 def test_kept_results_are_claimed_with_the_next_task_or_soon(
     wire: FakeWire, unclaimed: Claims, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unclaimed.futures_of([])
+    unclaimed.futures_of([], "w")
     unclaimed.claim_if_due(has_sent=True)
     assert wire.claimed == [], "there is nothing to say"
-    unclaimed.futures_of(["a", "b"])
+    unclaimed.futures_of(["a", "b"], "w")
     assert unclaimed.by is not None
     unclaimed.claim_if_due(has_sent=True)
     assert wire.claimed == [["a", "b"]]
     monkeypatch.setattr(claims, "CLAIM_SECONDS", 1000.0)
-    unclaimed.futures_of(["c"])
+    unclaimed.futures_of(["c"], "w")
     unclaimed.claim_if_due(has_sent=False)
     assert len(wire.claimed) == 1, "there is time"
     unclaimed.by = 0.0
@@ -521,7 +525,7 @@ def test_kept_results_are_claimed_with_the_next_task_or_soon(
 def test_no_future_goes_before_what_its_worker_holds_is_claimed(
     wire: FakeWire, unclaimed: Claims
 ) -> None:
-    unclaimed.futures_of(["a"])
+    unclaimed.futures_of(["a"], "w")
     for number in range(claims.MOST_SPENT - 1):
         unclaimed.let_go(number, BatchFuture("batch"), is_large=False)
         unclaimed.tidy(is_quiet=True)
@@ -529,11 +533,25 @@ def test_no_future_goes_before_what_its_worker_holds_is_claimed(
     unclaimed.let_go(1000, BatchFuture("batch"), is_large=False)
     unclaimed.tidy(is_quiet=False)
     assert wire.claimed == [["a"]]
-    unclaimed.futures_of(["b"])
+    unclaimed.futures_of(["b"], "w")
     large = BatchFuture("large")
     unclaimed.let_go(1001, large, is_large=True)
     assert wire.claimed[1:] == [["b"]]
     assert large.is_released
+
+
+def test_what_dask_does_not_know_to_be_ours_is_lost_with_its_worker(unclaimed: Claims) -> None:
+    early = unclaimed.futures_of(["confirmed", "claimed"], "w")
+    unclaimed.claim()
+    early[0].status = "finished"
+    late = [*unclaimed.futures_of(["unclaimed"], "w"), *unclaimed.futures_of(["there"], "v")]
+    unclaimed.note_lost("w")
+    assert [each.status for each in early + late] == [
+        "finished",  # Dask itself tells what becomes of it
+        "cancelled",
+        "cancelled",
+        "pending",
+    ]
 
 
 def test_a_future_that_dask_takes_for_unfinished_is_held(unclaimed: Claims) -> None:

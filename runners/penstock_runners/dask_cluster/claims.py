@@ -7,6 +7,7 @@ task. So these messages follow tasks that go out, or wait for a quiet moment.
 from __future__ import annotations
 
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -37,17 +38,29 @@ class Claims:
         """Such futures, later, to be let go."""
         self._unclaimed: list[Any] = []
         """Futures of kept results that the scheduler does not know to be ours."""
+        self._unconfirmed: list[tuple[str, weakref.ref[Any]]] = []
+        """Such results, and those of which Dask has not said yet that it has them: the worker of
+        each, and the future."""
         self.by: float | None = None
         """When they have to be made known."""
 
-    def futures_of(self, keys: Sequence[str]) -> list[Any]:
-        """Return futures of results that stay with their workers, to be claimed soon."""
+    def futures_of(self, keys: Sequence[str], worker: str) -> list[Any]:
+        """Return futures of results that stay with a worker, to be claimed soon."""
         futures = self._wire.futures_of(keys)
         if futures:
+            known = [(place, each) for place, each in self._unconfirmed if _is_pending(each)]
+            self._unconfirmed = known + [(worker, weakref.ref(each)) for each in futures]
             self._unclaimed += futures
             if self.by is None:
                 self.by = time.monotonic() + CLAIM_SECONDS
         return futures
+
+    def note_lost(self, worker: str) -> None:
+        """A worker is gone. What it held, and Dask may not know to be ours, nobody will tell of."""
+        futures = [reference() for place, reference in self._unconfirmed if place == worker]
+        lost = [each for each in futures if each is not None and each.status == "pending"]
+        if lost:
+            self._wire.lose(lost)
 
     def let_go(self, number: int, future: Any, *, is_large: bool) -> None:
         """Have no more use for the future of a batch; its worker may hold results for it."""
@@ -90,3 +103,8 @@ class Claims:
         """Let go of all."""
         self._spent.clear()
         self._answered.clear()
+
+
+def _is_pending(reference: weakref.ref[Any]) -> bool:
+    future = reference()
+    return future is not None and future.status == "pending"

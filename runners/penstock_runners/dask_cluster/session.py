@@ -349,7 +349,7 @@ class Session:
         else:
             worker.parcels.update(batch.parcels)
             back = answer.left
-        futures = self._claims.futures_of(answer.kept)
+        futures = self._claims.futures_of(answer.kept, worker.address)
         kept = dict(zip(answer.kept, futures, strict=True))
         for ending in answer.endings:
             one = batch.calls.pop(ending[0], None)
@@ -373,6 +373,7 @@ class Session:
     # --- losses ------------------------------------------------------------------------------
 
     def _on_lost_worker(self, address: str, *, expected: bool) -> None:
+        self._claims.note_lost(address)
         worker = self._roster.remove(address)
         if worker is None:
             return

@@ -228,6 +228,11 @@ class Wire:
         message = {"op": "client-desires-keys", "keys": keys, "client": self._client.id}
         self._client._send_to_scheduler(message)
 
+    def lose(self, futures: Sequence[Any]) -> None:
+        """Have these futures be cancelled here, as when the scheduler says that a key is gone."""
+        keys = [future.key for future in futures]
+        self._client.loop.add_callback(self._client._handle_cancelled_keys, keys)
+
     def drop(self, futures: list[Any]) -> None:
         """Have Dask forget tasks, without waiting for that."""
 

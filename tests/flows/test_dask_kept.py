@@ -191,13 +191,15 @@ USES = [
 def test_a_result_is_lost_as_well_of_which_the_scheduler_was_not_told_yet(
     dask: DaskTaskRunner, notes: Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "CLAIM_SECONDS", 30.0)  # else 5 ms, in which a worker may die
+    at_once = claims.CLAIM_SECONDS
+    monkeypatch.setattr(claims, "CLAIM_SECONDS", 30.0)  # not 5 ms, in which a worker may die, too
 
     @flow(task_runner=dask)
     def body() -> tuple[int, list[str]]:
         future = make.submit(notes.path)
         future.wait()
         lose(notes, "make", future)
+        monkeypatch.setattr(claims, "CLAIM_SECONDS", at_once)
         return len(future.result()), names(future)
 
     assert body() == (LARGE, MADE_AGAIN)

@@ -396,6 +396,25 @@ def test_the_floor_does_not_go_below_the_owners_nor_above_their_most() -> None:
     assert adaptive.minimum == 1
 
 
+def test_a_client_that_misunderstands_the_greeting_is_made_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+
+    class Client(distributed.Client):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            made.append("client")
+            if len(made) == 1:
+                raise AssertionError  # as Dask's does, where something else came with it
+            super().__init__(*args, **options)  # type: ignore[no-untyped-call]
+
+    with opened(Where(n_workers=1)) as (_, client):
+        address = client.scheduler.address
+        monkeypatch.setattr(distributed, "Client", Client)
+        with opened(Where(address=address)):
+            assert made == ["client", "client"]
+
+
 # --- a local cluster ------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from penstock.by_value import is_installed
 from penstock.worker import packing, running
 from penstock.worker.errors import pack_error
 from penstock_runners.attempt_queue import AttemptQueue
-from penstock_runners.dask_cluster import claims, news
+from penstock_runners.dask_cluster import claims, far, news
 from penstock_runners.dask_cluster.answers import Answer, opened, outcome_of
 from penstock_runners.dask_cluster.bundle import bundle
 from penstock_runners.dask_cluster.claims import Claims
@@ -461,6 +461,20 @@ def test_the_far_side_imports_nothing_of_ours_by_name() -> None:
 )
 def test_what_is_installed_is_known_from_files_of_a_project(module: str, installed: bool) -> None:
     assert is_installed(module) is installed
+
+
+# --- the far side -----------------------------------------------------------------------------
+
+
+def test_a_result_goes_home_that_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_client() -> Any:
+        raise AssertionError("as when the scheduler greets a client and tells it something else")
+
+    monkeypatch.setattr(far, "get_client", get_client)
+    batch = far._Batch("sender", None, 1, (), ())  # type: ignore[arg-type]  # nothing is sent
+    keep = batch._keeping(0)
+    assert keep is not None
+    assert keep([1], packing.pack([1])) is None
 
 
 # --- claims -----------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 _CLOSING_SECONDS: Final = 5.0
+_GREETINGS: Final = 3
+"""How often a client is made that misunderstands the scheduler."""
 
 _PACKAGES: Final = {"dask_cloudprovider": "dask-cloudprovider[all]"}
 """Where the name to install is not that of the module with hyphens."""
@@ -172,20 +174,27 @@ def _connect(address: str, security: Any, timeout_seconds: float) -> distributed
     with warnings.catch_warnings():
         # A preflight says it better, and says what to do.
         warnings.simplefilter("ignore", VersionMismatchWarning)
-        try:
-            client = distributed.Client(  # type: ignore[no-untyped-call]
-                address,
-                security=security,
-                timeout=timeout_seconds,
-                set_as_default=False,  # the user may have a default of their own
-                asynchronous=False,
-                name="penstock",
-            )
-        except OSError as error:
-            raise ConnectionError(
-                f"the Dask scheduler at {address!r} answered, and then took no client: {error}"
-            ) from error
-    return client
+        problem: Exception | None = None
+        for _ in range(_GREETINGS):
+            try:
+                return distributed.Client(  # type: ignore[no-untyped-call]
+                    address,
+                    security=security,
+                    timeout=timeout_seconds,
+                    set_as_default=False,  # the user may have a default of their own
+                    asynchronous=False,
+                    name="penstock",
+                )
+            except AssertionError as error:
+                # What the scheduler tells all clients may come along with its greeting, and a
+                # client wants that by itself.
+                problem = error
+            except OSError as error:
+                problem = error
+                break
+    raise ConnectionError(
+        f"the Dask scheduler at {address!r} answered, and then took no client: {problem!r}"
+    ) from problem
 
 
 def _usable_client(client: Any) -> distributed.Client:

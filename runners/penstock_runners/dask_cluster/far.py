@@ -7,6 +7,7 @@ of Penstock needs to be installed there. So this imports the standard library, `
 
 from __future__ import annotations
 
+import logging
 import marshal
 import pickle
 import threading
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["refuse", "run_batch"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger("penstock.dask")
 
 MOST_PARCELS: Final = 1024
 MOST_CLAIMS: Final = 100_000
@@ -314,9 +317,13 @@ class _Batch:
             nbytes = packed.nbytes
             if packed.is_inline or nbytes < keep_from:
                 return None
-            client: Any = get_client()
-            # In a list, as the items of one would be scattered each by itself.
-            (future,) = client.scatter([value], direct=True, hash=False)
+            try:
+                client: Any = get_client()
+                # In a list, as the items of one would be scattered each by itself.
+                (future,) = client.scatter([value], direct=True, hash=False)
+            except Exception as error:  # noqa: BLE001  (a worker's client may fail to connect)
+                _log.debug("The result is sent home, as it cannot be kept here: %r", error)
+                return None
             self._kept.append(future)
             return future.key, nbytes
 

@@ -94,6 +94,7 @@ def test_hit_of_a_direct_call(course: Course, by_joblib: Callable[[range], None]
         lambda: call_each(items),
         items=len(items),
         target=HIT_TARGET,
+        limit=0.7,  # with the begin and the end of the flow
         rounds=ROUNDS,
     )
 
@@ -141,7 +142,11 @@ def test_miss(course: Course, by_joblib: Callable[[range], None]) -> None:
     """Cache miss, direct call in a flow; floor: joblib.Memory."""
     count = course.size(300)
     course.against(
-        lambda: by_joblib(new(count)), lambda: call_each(new(count)), items=count, target=1.0
+        lambda: by_joblib(new(count)),
+        lambda: call_each(new(count)),
+        items=count,
+        target=1.0,
+        limit=2,
     )
 
 

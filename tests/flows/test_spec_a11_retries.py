@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from penstock.tasks import exponential_backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from tests.flows.conftest import Log
 
     from penstock.runs import Run
 
@@ -200,13 +203,19 @@ def test_seed_112_on_failure_is_called_for_the_last_failure_only(runner: str) ->
 # --- the delays --------------------------------------------------------------------------
 
 
-def waits(run: Run) -> list[float]:
-    """Return how long each AwaitingRetry state said the run would wait, in seconds."""
-    found: list[float] = []
+def waits(run: Run, log: Log) -> list[float]:
+    """Return how long the log said that the run would wait, in seconds, before each retry."""
+    lines = [line for line in log.lines if f"run {run.name!r}" in line]
+    said = re.findall(r"will start ([0-9.e-]+) second", "\n".join(lines))
+    until: list[float] = []
     for before, state in zip(run.states, run.states[1:], strict=False):
         if state.name == "AwaitingRetry":
             assert state.scheduled_at is not None
-            found.append(round(state.scheduled_at - before.at, 2))
+            until.append(state.scheduled_at - before.at)
+    found = [float(each) for each in said]
+    # They count from the end of the attempt, which is a little before the state that tells of it.
+    assert len(found) == len(until)
+    assert all(left <= whole + 0.001 for left, whole in zip(until, found, strict=True))
     return found
 
 
@@ -224,12 +233,12 @@ def waits(run: Run) -> list[float]:
     ids=["number", "list", "short list", "function", "backoff", "a zero is no wait"],
 )
 def test_seed_110_114_119_120_each_retry_waits_as_the_option_says(
-    runner: str, submitted: bool, delay: Any, expected: list[float]
+    runner: str, submitted: bool, delay: Any, expected: list[float], log: Log
 ) -> None:
     work = Work()
     subject = task(work, retries=3, retry_delay_seconds=delay)
     run_in_flow(subject, runner, submitted=submitted)
-    assert waits(work.runs[0]) == pytest.approx(expected, abs=0.011)
+    assert waits(work.runs[0], log) == pytest.approx(expected)
     pauses = [after - before for before, after in zip(work.times, work.times[1:], strict=False)]
     assert all(
         pause >= wait - 0.002
@@ -256,11 +265,11 @@ def test_seed_121_jitter_stays_below_its_bound_and_spreads_the_waits() -> None:
 
 
 @ways
-def test_seed_124_the_longest_wait_can_be_limited(runner: str, submitted: bool) -> None:
+def test_seed_124_the_longest_wait_can_be_limited(runner: str, submitted: bool, log: Log) -> None:
     work = Work()
     subject = task(work, retries=2, retry_delay_seconds=50, max_retry_delay_seconds=0.01)
     run_in_flow(subject, runner, submitted=submitted)
-    assert waits(work.runs[0]) == pytest.approx([0.01, 0.01], abs=0.011)
+    assert waits(work.runs[0], log) == pytest.approx([0.01, 0.01])
 
 
 # --- the condition -----------------------------------------------------------------------
@@ -498,7 +507,7 @@ def test_seed_111_the_exception_of_an_async_task_has_no_context_of_ours(runner: 
 # --- the settings ------------------------------------------------------------------------
 
 
-def test_seed_124_settings_are_read_when_the_run_begins(runner: str) -> None:
+def test_seed_124_settings_are_read_when_the_run_begins(runner: str, log: Log) -> None:
     work = Work()
     subject = task(work)  # defined before the settings change
     with temporary_settings(
@@ -506,20 +515,20 @@ def test_seed_124_settings_are_read_when_the_run_begins(runner: str) -> None:
     ):
         run_in_flow(subject, runner)
     assert work.calls == 3
-    assert waits(work.runs[0]) == pytest.approx([0.01, 0.02], abs=0.011)
+    assert waits(work.runs[0], log) == pytest.approx([0.01, 0.02])
 
 
 @pytest.mark.parametrize("prefix", ["PENSTOCK", "PREFECT"])
 @pytest.mark.parametrize("word", ["TASK", "TASKS"])
 def test_seed_124_and_125_settings_may_come_from_the_environment(
-    monkeypatch: pytest.MonkeyPatch, prefix: str, word: str
+    monkeypatch: pytest.MonkeyPatch, prefix: str, word: str, log: Log
 ) -> None:
     monkeypatch.setenv(f"{prefix}_{word}_DEFAULT_RETRIES", "2")
     monkeypatch.setenv(f"{prefix}_{word}_DEFAULT_RETRY_DELAY_SECONDS", "[0.01, 0.02]")
     work = Work()
     task(work)(return_state=True)
     assert work.calls == 3
-    assert waits(work.runs[0]) == pytest.approx([0.01, 0.02], abs=0.011)
+    assert waits(work.runs[0], log) == pytest.approx([0.01, 0.02])
 
 
 def test_seed_124_settings_do_not_override_the_decorator(runner: str) -> None:
@@ -669,11 +678,11 @@ def test_seed_024_a_flow_that_fails_to_the_end_raises_and_says_so(log: Any) -> N
     ids=["list", "function"],
 )
 def test_seed_016_the_delay_of_a_flow_may_be_a_list_or_a_function(
-    delay: Any, expected: Sequence[float]
+    delay: Any, expected: Sequence[float], log: Log
 ) -> None:
     work = Work()
     flow(work, retries=2, retry_delay_seconds=delay)(return_state=True)
-    assert waits(work.runs[0]) == pytest.approx(expected, abs=0.011)
+    assert waits(work.runs[0], log) == pytest.approx(expected)
 
 
 def test_seed_016_an_async_flow_is_tried_again() -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["deadline_here", "main_thread_deadline", "thread_deadline"]
 
 _HAS_ALARM = hasattr(signal, "setitimer")
+_AGAIN_SECONDS = 0.02
 
 
 @contextlib.contextmanager
@@ -58,8 +59,10 @@ def main_thread_deadline(deadline: Deadline) -> Iterator[None]:
 
 def _arm() -> None:
     waiting = [deadline.at for deadline in main.deadlines if not deadline.reached]
-    if waiting:
-        signal.setitimer(signal.ITIMER_REAL, max(min(waiting) - time.monotonic(), 1e-6))
+    # Again and again, until a handler of Python's has run: a ring between the last look at signals
+    # and a system call would be heard at the end of the call only.
+    first = max(min(waiting) - time.monotonic(), 1e-6) if waiting else 0.0
+    signal.setitimer(signal.ITIMER_REAL, first, _AGAIN_SECONDS)
 
 
 def _on_alarm(_signal: int, _frame: FrameType | None) -> None:

@@ -82,7 +82,7 @@ def test_hand_over(course: Course, dask_client: Any, on_dask: Callable[[Any], An
     def flow_run() -> None:
         assert ours(items) == items
 
-    course.against(floor, flow_run, items=1, target=1.3, limit=3, rounds=7, unit="us a hand-over")
+    course.against(floor, flow_run, items=1, target=1.3, limit=2, rounds=7, unit="us a hand-over")
     growth = peak_bytes() - before
     assert growth < MOST_GROWTH_BYTES, f"the driver has grown by {growth / 1e6:.0f} MB"
 

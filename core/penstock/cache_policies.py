@@ -126,6 +126,7 @@ class _TaskPolicy(OptionsOfPolicy):
         return SeenKey(f"{type(self).__name__}|{counted}|{task_key}", parts)
 
     def _look_at(self, call: _Call) -> _Seen | None:
+        """Return what such a policy sees of a call, or None; each kind says."""
         raise NotImplementedError
 
     def _expression(self) -> str:

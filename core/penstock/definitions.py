@@ -96,6 +96,7 @@ class Definition(Generic[P, R_co]):
         return str(given) if given is not None else self._source_version()
 
     def _source_version(self) -> str | None:
+        """Return a hash of the source, as far as there is any."""
         raise NotImplementedError
 
     # --- the function ------------------------------------------------------------------

@@ -87,9 +87,8 @@ class KeepingResults(Recovering):
             isolation = IsolationLevel.READ_COMMITTED
         elif key is not None:
             if not single_flight.join((keeping.store.filesystem, key), run, waiter):
-                run.key_parts = seen and keeping.stored_parts(
-                    seen
-                )  # should it be the one to make it
+                if seen is not None:  # it may come to be the one to make it
+                    run.key_parts = keeping.stored_parts(seen)
                 return WAITS
             if run.making is None:  # one around it makes the same, and holds the lock
                 isolation = IsolationLevel.READ_COMMITTED

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import pickle
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, overload
 
 from penstock.worker.calling import call
+from penstock.worker.here import own_in_series
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = [
     "Attempt",
@@ -25,6 +27,7 @@ __all__ = [
     "Packed",
     "RemoteError",
     "ResultPlace",
+    "Series",
     "Siblings",
     "run_here",
 ]
@@ -96,6 +99,65 @@ class Attempt(NamedTuple):
     """`Started` is needed soon after the begin, as a time limit counts from there."""
     result_on: ResultPlace = "auto"
     """Where the result is to be, for a runner that can leave it with its workers."""
+
+
+class Series(Sequence[Attempt]):
+    """Attempts that differ in nothing but their ids, their arguments and their runs' numbers.
+
+    A sequence of attempts like any other, whose members are made when they are asked for. Who
+    knows better can do without: the `index`th of them is `template`, but for its id, which is
+    ``first_id + index``, its arguments, ``calls[index]``, its name, and what it says of its run,
+    ``own_in_series(*origin, offset + index)``.
+
+    Attributes:
+        first_id: the id of the first of them; the others follow.
+        template: what all of them have in common.
+        calls: args and kwargs of each.
+        origin: of the first run of the map: its id, the name of the task, its number.
+        offset: the index in the map of the first of these.
+    """
+
+    __slots__ = ("calls", "first_id", "offset", "origin", "template")
+
+    def __init__(
+        self,
+        first_id: int,
+        template: Attempt,
+        calls: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]],
+        origin: tuple[int, str, int],
+        offset: int,
+    ) -> None:
+        self.first_id: int = first_id
+        self.template: Attempt = template
+        self.calls: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]] = calls
+        self.origin: tuple[int, str, int] = origin
+        self.offset: int = offset
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    @overload
+    def __getitem__(self, index: int) -> Attempt: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Attempt]: ...
+    def __getitem__(self, index: int | slice) -> Attempt | list[Attempt]:
+        places = range(len(self.calls))[index]
+        if isinstance(places, range):
+            return [self._attempt(place) for place in places]
+        return self._attempt(places)
+
+    def __iter__(self) -> Iterator[Attempt]:
+        return map(self._attempt, range(len(self.calls)))
+
+    def _attempt(self, index: int) -> Attempt:
+        template, (args, kwargs) = self.template, self.calls[index]
+        own = own_in_series(*self.origin, self.offset + index)
+        environment = template.environment
+        if environment is not None:
+            environment = environment._replace(own=own)
+        return template._replace(
+            id=self.first_id + index, args=args, kwargs=kwargs, name=own[1], environment=environment
+        )
 
 
 class RemoteError(NamedTuple):

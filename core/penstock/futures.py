@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    overload,
+)
 
-from penstock.attempt import KeptResult
+from penstock.attempt import KeptResult, Packed
 from penstock.exceptions import CancelledRun, FutureCycleError, WorkerLost
 from penstock.states import State, StateType
 
@@ -22,6 +32,7 @@ __all__ = [
     "DoneAndNotDone",
     "PenstockFuture",
     "PenstockFutureList",
+    "SeriesFuture",
     "as_completed",
     "wait",
 ]
@@ -39,6 +50,34 @@ MOST_RECOVERIES = 3
 """How often a result that was lost with a worker is made again for one who asks for it."""
 
 
+OPEN: Final = object()
+"""In a series of runs, in place of a result that is not there."""
+
+
+class SeriesOfRuns(Protocol):
+    """Many runs as one: see `penstock.engine.series`."""
+
+    values: list[Any]
+    """The results of those that have returned, else `OPEN`; some of them packed."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every item has ended, or is a run of its own."""
+        ...
+
+    def run(self, index: int) -> Run:
+        """Return the run that an item is, made if it is not."""
+        ...
+
+    def value(self, index: int) -> Any:
+        """Return the result of an item that has returned."""
+        ...
+
+    def awaited(self, index: int) -> Any:
+        """Return what has to end before an item has: its run, or the series; None if it has."""
+        ...
+
+
 class PenstockFuture(Generic[R_co]):
     """A run that is under way somewhere, and its result when it is over.
 
@@ -47,12 +86,23 @@ class PenstockFuture(Generic[R_co]):
     starts when the value is there. Dropping a future never stops or loses the run.
     """
 
-    __slots__ = ("__weakref__", "run")
+    __slots__ = ("__weakref__", "_run")
+
+    _run: Run | None
+    # Of a `SeriesFuture` without a run of its own: the series, and the index in it.
+    _series: SeriesOfRuns
+    _index: int
 
     def __init__(self, run: Run) -> None:
-        self.run: Run = run
+        self._run = run
 
     # --- what it is --------------------------------------------------------------------
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        assert self._run is not None
+        return self._run
 
     @property
     def task_run_id(self) -> uuid.UUID:
@@ -165,8 +215,15 @@ class PenstockFuture(Generic[R_co]):
                 raise TimeoutError(
                     f"{run.name!r} is not over after {timeout} s (state {run.state}); it goes on"
                 )
-        run.mark_seen()
+        self._mark_seen()
         return self._value_or_failure(raise_on_failure)
+
+    def _awaited(self) -> Any:
+        """Return what has to end before there is a result; None if it is there."""
+        return None if self.run.state.is_final() else self.run
+
+    def _mark_seen(self) -> None:
+        self.run.mark_seen()
 
     def _value_or_failure(self, raise_on_failure: bool) -> R_co | BaseException:
         state = self.run.state
@@ -255,6 +312,58 @@ class PenstockFuture(Generic[R_co]):
         )
 
 
+class SeriesFuture(PenstockFuture[R_co]):
+    """A future of a map whose run is made when somebody asks for more than its result."""
+
+    __slots__ = ("_index", "_series")
+
+    def __init__(self, series: SeriesOfRuns, index: int) -> None:
+        self._run = None
+        self._series = series
+        self._index = index
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        run = self._run
+        if run is None:
+            run = self._run = self._series.run(self._index)
+        return run
+
+    def done(self) -> bool:
+        """Whether the run is over."""
+        return self._awaited() is None
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the run is over, at most `timeout` seconds; see `PenstockFuture.wait`."""
+        if not self._has_returned():
+            super().wait(timeout)
+
+    if not TYPE_CHECKING:  # the types are those of the base
+
+        def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
+            """Wait for the run and return its value; see `PenstockFuture.result`."""
+            if self._has_returned():
+                return self._series.value(self._index)
+            return super().result(timeout, raise_on_failure)
+
+    def _has_returned(self) -> bool:
+        return self._run is None and self._series.values[self._index] is not OPEN
+
+    def _awaited(self) -> Any:
+        return super()._awaited() if self._run is not None else self._series.awaited(self._index)
+
+    def _mark_seen(self) -> None:
+        if not self._has_returned():
+            super()._mark_seen()
+
+    def _value_or_failure(self, raise_on_failure: bool) -> R_co | BaseException:
+        if self._has_returned():
+            value: R_co = self._series.value(self._index)
+            return value
+        return super()._value_or_failure(raise_on_failure)
+
+
 class _DroppedResult(KeptResult):
     """Stands for a result that was let go once it was read."""
 
@@ -305,12 +414,15 @@ class PenstockFutureList(list[PenstockFuture[R]], Generic[R]):
             BaseException: the failure of the first, in order, that failed.
         """
         futures = list(self)
-        _wait_for(futures, timeout, ALL_COMPLETED)
-        left = len(_open_runs(futures))
+        _wait_for_all(futures, timeout)
+        values = _returned_in_series(futures)
+        if values is not None:
+            return values
+        left = sum(not future.done() for future in futures)
         if left:
             raise TimeoutError(f"{left} of {len(futures)} runs are not over: {timeout} s")
         for future in futures:
-            future.run.mark_seen()  # whoever asks for all has to do with all that failed
+            future._mark_seen()  # whoever asks for all has to do with all that failed
         return [future._value_or_failure(raise_on_failure) for future in futures]
 
     def cancel(self, kill: bool = False) -> bool:
@@ -355,19 +467,55 @@ def wait(
 def _wait_for(
     wanted: Sequence[PenstockFuture[Any]], timeout: float | None, return_when: ReturnWhen
 ) -> None:
+    if return_when == ALL_COMPLETED:
+        _wait_for_all(wanted, timeout)
+        return
     open_runs = _open_runs(wanted)
     is_enough = (
         not open_runs
         or (return_when == FIRST_COMPLETED and len(open_runs) < len({f.run for f in wanted}))
-        or (return_when == FIRST_EXCEPTION and any(map(_ended_badly, wanted)))
+        or any(map(_ended_badly, wanted))
     )
     if not is_enough:
         open_runs[0].engine.wait_for_runs(open_runs, timeout, return_when)
 
 
+def _wait_for_all(wanted: Sequence[PenstockFuture[Any]], timeout: float | None) -> None:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    # More than once, as the runs of a series may become runs of their own meanwhile.
+    while awaited := _awaited(wanted):
+        left = None if deadline is None else deadline - time.monotonic()
+        if not awaited[0].engine.wait_for_runs(awaited, left, ALL_COMPLETED):
+            return
+
+
+def _awaited(futures: Sequence[PenstockFuture[Any]]) -> list[Any]:
+    """Return the runs, and the series of runs, that are not over, each once."""
+    awaited: dict[Any, None] = {}
+    for future in futures:
+        if future._run is None and not future._series.is_over:
+            awaited[future._series] = None
+        elif (one := future._awaited()) is not None:
+            awaited[one] = None
+    return list(awaited)
+
+
+def _returned_in_series(futures: Sequence[PenstockFuture[Any]]) -> list[Any] | None:
+    """Return the results of a map, if none of its runs is one of its own."""
+    values: list[Any] = []
+    for future in futures:
+        if future._run is not None:
+            return None
+        value = future._series.values[future._index]
+        if value is OPEN:
+            return None
+        values.append(value if type(value) is not Packed else future._series.value(future._index))
+    return values
+
+
 def _open_runs(futures: Sequence[PenstockFuture[Any]]) -> list[Run]:
     """Return the runs that are not over, each once."""
-    return list({future.run: None for future in futures if not future.run.state.is_final()})
+    return list({future.run: None for future in futures if not future.done()})
 
 
 def _ended_badly(future: PenstockFuture[Any]) -> bool:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from penstock.annotations import Annotation, allow_failure
 from penstock.attempt import Siblings
-from penstock.engine.arguments import prerequisites
+from penstock.engine.arguments import (
+    are_atoms,
+    find_runs,
+    is_without_futures,
+    prerequisites,
+    put_values,
+)
 from penstock.exceptions import MappingLengthMismatch, MappingMissingIterable
 from penstock.futures import PenstockFuture, PenstockFutureList, wait
 from penstock.options import OnError
@@ -28,6 +34,7 @@ R = TypeVar("R")
 
 AHEAD_PER_SLOT = 4
 _FIXED = (str, bytes, bytearray)
+_NO_KEYWORDS: Mapping[Any, Any] = {}
 
 
 def map_runs(
@@ -121,32 +128,65 @@ class MappedCall:
                 f"{self.task.name}.map() needs iterables of equal length, not {shown}; "
                 "wrap what every run should get in unmapped(...)"
             )
-        return self.submit(self.calls(columns))
+        futures = self._submit_as_series(columns)
+        return self.submit(self.calls(columns)) if futures is None else futures
 
-    def pulled(self) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    def _submit_as_series(
+        self, columns: Mapping[int | str, list[Any]]
+    ) -> list[PenstockFuture[Any]] | None:
+        """Submit many runs as one, where none of them needs anything of its own; else None."""
+        count = len(next(iter(columns.values())))
+        is_plain = self.wait_for is None and not self._allowed and self.group.on_error == "continue"
+        if count < 2 or not is_plain:
+            return None
+        place = self.task.place_of_series()
+        if place is None:
+            return None
+        whole = self._whole()
+        if whole is None or not all(map(holds_no_future, columns.values())):
+            return None
+        return self.task.submit_series(place, self.calls(columns, whole), self.siblings)
+
+    def _whole(self) -> dict[int | str, Any] | None:
+        """Return what every run gets, marks taken off; None if a future is in it."""
+        places: list[tuple[int | str, Any]] = [*enumerate(self.args), *self.kwargs.items()]
+        whole = {place: value for place, value in places if place not in self.mapped}
+        if any(find_runs(value) for value in whole.values()):
+            return None
+        return {place: put_values(value) for place, value in whole.items()}
+
+    def pulled(self) -> Iterator[tuple[tuple[Any, ...], Mapping[str, Any]]]:
         """Yield calls as their items are pulled, until the shortest iterable ends."""
         return self.calls(self.mapped)
 
     def calls(
-        self, mapped: Mapping[int | str, Iterable[Any]]
-    ) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-        """Yield the arguments of one call after the other, until the shortest iterable ends."""
+        self,
+        mapped: Mapping[int | str, Iterable[Any]],
+        whole: Mapping[int | str, Any] = _NO_KEYWORDS,
+    ) -> Iterator[tuple[tuple[Any, ...], Mapping[str, Any]]]:
+        """Yield the arguments of one call after the other, until the shortest iterable ends.
+
+        Args:
+            mapped: what each call gets one item of, by place.
+            whole: what every call gets in place of what was given.
+        """
 
         def column(place: int | str, value: Any) -> Iterator[Any]:
             if place not in mapped:
-                return itertools.repeat(value)
+                return itertools.repeat(whole.get(place, value))
             items = mapped[place]
             return map(allow_failure, items) if place in self._allowed else iter(items)
 
         args = [column(place, value) for place, value in enumerate(self.args)]
         kwargs = [column(name, value) for name, value in self.kwargs.items()]
         by_position = zip(*args, strict=False) if args else itertools.repeat(())
-        by_name = zip(*kwargs, strict=False) if kwargs else itertools.repeat(())
-        named = (dict(zip(self.kwargs, row, strict=True)) for row in by_name)
+        named: Iterator[Mapping[str, Any]] = itertools.repeat(_NO_KEYWORDS)
+        if kwargs:
+            named = (dict(zip(self.kwargs, row, strict=True)) for row in zip(*kwargs, strict=False))
         return zip(by_position, named, strict=False)
 
     def submit(
-        self, calls: Iterable[tuple[tuple[Any, ...], dict[str, Any]]]
+        self, calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]]
     ) -> list[PenstockFuture[Any]]:
         """Submit a run for each call."""
         runs = self.task.submit_runs(calls, self.wait_for, self._prepare)
@@ -174,6 +214,16 @@ class MappedCall:
             return place
         names = list(self.task.signature.parameters)
         return names[place] if place < len(names) else f"argument {place}"
+
+
+def holds_no_future(items: list[Any]) -> bool:
+    """Whether no item is, or has inside, a future, or a mark such as `quote`."""
+    if are_atoms(items):
+        return True
+    try:
+        return all(is_without_futures(item) for item in items)
+    except Exception:  # noqa: BLE001  (a container of the user's: its own run, and no other, fails)
+        return False
 
 
 def is_mappable(value: Any) -> bool:

@@ -123,7 +123,7 @@ def standing_in(here: Here) -> TaskRun:
         amounts = {name: amount for name, amount, _ in own.resources}
         plan = _plan_of(subject, name, tags, log_prints=log_prints, resources=amounts)
         run = TaskRun(plan, None, flow_run, flow_run, (), {}, made_at(now), own.number)
-        run.take_identity(uuid.UUID(int=own.id_bits), own.name)
+        run.take_identity(own.id_bits, own.name)
         run.run_count = own.run_count
         run.resources = {name: indices for name, _, indices in own.resources}
         run.task_inputs = {
@@ -161,7 +161,7 @@ def _flow_run_standing_in(fields: Mapping[str, Any]) -> FlowRun:
     plan = _plan_of(subject, fields["flow_name"], tags, log_prints=fields["log_prints"])
     first = made_at(fields["at"])
     run = FlowRun(plan, None, around, around, (), {}, first, fields["name"])
-    run.take_identity(uuid.UUID(int=fields["id"]), fields["name"])
+    run.take_identity(fields["id"], fields["name"])
     run.run_count = fields["run_count"]
     if fields["scheduled_at"] is not None:
         at = fields["scheduled_at"]
@@ -174,7 +174,7 @@ def _known_by_id(identity: int, around: FlowRun | None = None) -> FlowRun:
     """Return a run of which nothing but the id is known here."""
     plan = _plan_of(_Elsewhere("elsewhere", None, dict), "elsewhere", frozenset())
     run = FlowRun(plan, None, around, around, (), {}, made_at(time.time()), "elsewhere")
-    run.take_identity(uuid.UUID(int=identity), "elsewhere")
+    run.take_identity(identity, "elsewhere")
     return run
 
 
@@ -245,7 +245,7 @@ def _revive(description: tuple[Any, ...], parent: Run) -> Run:
         run = TaskRun(plan, parent.engine, flow_run, parent, (), {}, history[0], -1)
     for state in history[1:]:
         run.move_to(state)
-    run.take_identity(uuid.UUID(identity), name)
+    run.take_identity(uuid.UUID(identity).int, name)
     run.run_count = run_count
     run.seen = seen
     run.forget_inputs()

@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from penstock.keeping import Keeping
     from penstock.retries import RetryPolicy
 
-__all__ = ["FlowRun", "MapGroup", "Plan", "Run", "TaskRun", "is_inside_a_task", "made_at"]
+__all__ = [
+    "FlowRun",
+    "MapGroup",
+    "Plan",
+    "Run",
+    "TaskRun",
+    "is_inside_a_task",
+    "made_at",
+    "new_id_bits",
+]
 
 _id_lock = threading.Lock()
 # Not `uuid.uuid4`: asking the kernel lets go of the GIL, which a submit in a loop then has to win
@@ -47,8 +56,8 @@ _NO_ARGUMENTS: Mapping[str, Any] = {}
 class Waiter(Protocol):
     """Told once about each run it watches, on the thread that ended it; must not block."""
 
-    def finished(self, run: Run) -> None:
-        """A watched run has reached a final state."""
+    def finished(self, run: Any) -> None:
+        """A watched run, or series of runs, is over."""
         ...
 
 
@@ -142,6 +151,11 @@ class MapGroup:
         return f"sibling [{self.failed_index}] failed"
 
 
+def new_id_bits() -> int:
+    """Return a new random id of a run, a UUID of version 4, as a number."""
+    return _random.getrandbits(128) & _RANDOM_BITS | _UUID_4
+
+
 def made_at(at: float) -> State[Any]:
     """Return the first state of the runs that are made at this time."""
     return State(StateType.PENDING, "Pending", None, None, at)
@@ -188,6 +202,8 @@ class Run:
     )
 
     is_flow_run: ClassVar[bool] = False
+    is_series: ClassVar[bool] = False
+    """Whether it stands for many runs: see `penstock.engine.series`."""
 
     # What few runs have of their own stands here until then: in a map of many, all of these would
     # take a third of the time and memory of a run.
@@ -237,6 +253,11 @@ class Run:
         self._id_bits: int = 0
 
     @property
+    def is_over(self) -> bool:
+        """Whether it is in its last state."""
+        return self.state.is_final()
+
+    @property
     def states(self) -> list[State[Any]]:
         """Every state so far, the current one last."""
         history = self._history
@@ -261,7 +282,7 @@ class Run:
         if not self._id_bits:
             with _id_lock:
                 if not self._id_bits:
-                    self._id_bits = _random.getrandbits(128) & _RANDOM_BITS | _UUID_4
+                    self._id_bits = new_id_bits()
         return self._id_bits
 
     @property
@@ -307,10 +328,18 @@ class Run:
     def _time_of(self, is_it: Callable[[State[Any]], bool]) -> datetime.datetime | None:
         return next((state.timestamp for state in self.states if is_it(state)), None)
 
-    def take_identity(self, identity: uuid.UUID, name: str) -> None:
-        """Be known as a run of another process is."""
-        self._id_bits = identity.int
+    def take_identity(self, id_bits: int, name: str | None = None) -> None:
+        """Be known by an id, and perhaps a name, that others know already."""
+        self._id_bits = id_bits
         self._name = name
+
+    def have_returned(self, value: Any, began_at: float, ended_at: float) -> None:
+        """Be a run that was handed out once and returned this; both times since the epoch."""
+        self.was_submitted = True
+        self.run_count = 1
+        self._history = (self.state.at, began_at)
+        self.state = State(StateType.COMPLETED, "Completed", None, value, ended_at)
+        self.forget_inputs()
 
     def forget_inputs(self) -> None:
         """Let go of what only a run that is not over needs."""
@@ -448,8 +477,8 @@ class FlowRun(Run):
     """One run of a flow, with all its attempts.
 
     Attributes:
-        active: the submitted runs inside of it that are not over; holding them here is what
-            keeps a run alive whose future was dropped.
+        active: the submitted runs, and series of runs, inside of it that are not over; holding
+            them here is what keeps a run alive whose future was dropped.
         is_ending: its runs have been told to stop; nobody waits for them for long.
         surroundings: what its task runs say of it in workers elsewhere.
         tally: how the runs of the current attempt ended.
@@ -488,7 +517,7 @@ class FlowRun(Run):
     ) -> None:
         super().__init__(plan, engine, flow_run, parent, args, kwargs, first)
         self._name = name
-        self.active: set[Run] = set()
+        self.active: set[Any] = set()
         self.idle_waiters: list[Waiter] = []
         self.counters: dict[str, itertools.count[int]] = {}
         self.creation_level: int = 0

@@ -22,6 +22,7 @@ from penstock.attempt import (
     OutcomeKind,
     Packed,
     RemoteError,
+    Series,
     Siblings,
 )
 from penstock.by_value import ByValue
@@ -44,6 +45,8 @@ __all__ = [
     "Output",
     "Packed",
     "RemoteError",
+    "Returned",
+    "Series",
     "Siblings",
     "SlotsChanged",
     "Started",
@@ -89,6 +92,9 @@ class Capabilities:
     """Which file systems workers elsewhere can use: those on the network, on this machine, too."""
     names_workers: bool = False
     """Attempts may say which workers they are for."""
+    takes_series: bool = False
+    """Gains from a `Series`, and so gets the attempts of a plain `.map()` as one. They are a
+    sequence for `submit()` like any other; their outcomes may be reported as `Returned`."""
     runs_in_caller: bool = False
     """`submit()` runs the attempt in the calling thread, before it returns."""
 
@@ -100,6 +106,22 @@ class Started(NamedTuple):
     worker: str
     at: float
     """`time.monotonic()` of the driver's machine, or when the news came."""
+
+
+class Returned(NamedTuple):
+    """Attempts of a `Series`, one after the other, have returned, and there is no more to say.
+
+    As good as a ``returned`` `Outcome`, with `began_at`, for each of them.
+    """
+
+    first_id: int
+    """The id of the first of these attempts."""
+    values: list[Any]
+    """As `Outcome.value`."""
+    began_at: list[float]
+    seconds: list[float]
+    """As `Outcome.duration_seconds`."""
+    worker: str
 
 
 class Output(NamedTuple):
@@ -125,7 +147,7 @@ class Broken(NamedTuple):
     """Which one: the runner that reports it."""
 
 
-Event: TypeAlias = Started | Outcome | Output | SlotsChanged | Broken
+Event: TypeAlias = Started | Outcome | Returned | Output | SlotsChanged | Broken
 
 
 class TaskRunner(abc.ABC):

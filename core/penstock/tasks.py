@@ -31,6 +31,7 @@ from penstock.engine.direct import drive
 from penstock.engine.execution import is_plain
 from penstock.engine.limits import Owner, TaskLimit
 from penstock.engine.rates import Rate
+from penstock.engine.series import RunSeries, can_be_series
 from penstock.engine.streams import is_found, iterate, iterate_async
 from penstock.engine.task_run import task_run
 from penstock.engine.visiting import engine_for
@@ -40,7 +41,7 @@ from penstock.exceptions import (
     RunnerCannotError,
 )
 from penstock.explained import explained
-from penstock.futures import PenstockFuture, PenstockFutureList
+from penstock.futures import PenstockFuture, PenstockFutureList, SeriesFuture
 from penstock.hooks import adapt_retry_condition, adapt_transaction_hook, as_callables
 from penstock.keeping import check_storage, check_template, keeping_of, policy_of
 from penstock.logging import run_logger
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Self
 
+    from penstock.attempt import Siblings
     from penstock.engine.dispatch import RunnerHandle
     from penstock.engine.driver import Engine
     from penstock.explaining import Explanation
@@ -89,6 +91,8 @@ T = TypeVar("T")
 _NO_KEYWORDS: Mapping[str, Any] = types.MappingProxyType({})
 MOST_AT_ONCE = 64
 """Of the runs of a map: the engine takes so many together, and hands out between them."""
+MOST_IN_SERIES = 1024
+"""So that the first ones run while the rest is looked at."""
 
 
 class _Place(NamedTuple):
@@ -462,6 +466,59 @@ class Task(Definition[P, R_co]):
             finally:  # also after Ctrl-C: what counts as begun must come to an end
                 place.engine.submit(runs[made:])
         return runs
+
+    def place_of_series(self) -> _Place | None:
+        """Return where runs are made just now, if many can be one object there. For `map`."""
+        place = self._place_to_submit()
+        flow_run = place.flow_run
+        if (
+            flow_run is None
+            or place.parent is not flow_run
+            or flow_run.logs_creation
+            or not (flow_run.ledger is None or flow_run.ledger.is_empty())
+            or not can_be_series(place.plan)
+        ):
+            return None
+        return place
+
+    def submit_series(
+        self,
+        place: _Place,
+        calls: Iterator[tuple[tuple[Any, ...], Mapping[str, Any]]],
+        siblings: Siblings | None,
+    ) -> list[PenstockFuture[Any]]:
+        """Submit calls as runs that are one object while they can be. For `map`; use that.
+
+        Args:
+            place: as `place_of_series` gave it.
+            calls: positional and keyword arguments of each; nothing of them is a future.
+            siblings: what the attempts have in common.
+        """
+        plan, engine, flow_run, _, _ = place
+        assert flow_run is not None
+        context = contextvars.copy_context()
+        futures: list[PenstockFuture[Any]] = []
+        counter = flow_run.counters.setdefault(plan.name, itertools.count())
+        for some in batched(calls, MOST_IN_SERIES):
+            if not futures:
+                args, kwargs = some[0]
+                self._binder(*args, **kwargs)  # all of them have the same form
+            numbers = list(itertools.islice(counter, len(some)))  # at once: in a row
+            series = RunSeries(
+                plan,
+                engine,
+                flow_run,
+                some,
+                context=context,
+                siblings=siblings,
+                priority=self.priority,
+                first_number=numbers[0],
+                first_index=len(futures),
+            )
+            engine.count_in_series(flow_run, len(some))
+            engine.submit([series])
+            futures += [SeriesFuture(series, index) for index in range(len(some))]
+        return futures
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """Say whether such a call, here and now, would run or be served from the cache, and why.

@@ -26,12 +26,12 @@ class Pace:
     has_crashed: bool = False
     """A worker died of it: from then on it travels alone."""
 
-    def learn(self, seconds: float) -> None:
-        """Take one duration into account."""
+    def learn(self, seconds: float, calls: int = 1) -> None:
+        """Take the duration of a call into account, or of several that took so long on average."""
         if self.seconds is None:
             self.seconds = seconds
         else:
-            self.seconds += _WEIGHT_OF_NEW * (seconds - self.seconds)
+            self.seconds += (1 - (1 - _WEIGHT_OF_NEW) ** calls) * (seconds - self.seconds)
 
     @property
     def travels_alone(self) -> bool:

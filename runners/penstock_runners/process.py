@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ProcessPoolTaskRunner"]
 
-ATTEMPTS_PER_SLOT: Final = 256
-"""Taken ahead for each slot: as many as a batch can hold."""
+ATTEMPTS_PER_SLOT: Final = 1024
+"""Taken ahead for each slot: enough for full batches while the next ones are asked for."""
 
 
 class ProcessPoolTaskRunner(TaskRunner):
@@ -67,6 +67,7 @@ class ProcessPoolTaskRunner(TaskRunner):
         async_functions=True,
         keeps_warm=True,
         reaches_storage="machine",
+        takes_series=True,
     )
 
     warm_seconds: ClassVar[float] = 60.0

@@ -14,7 +14,7 @@ from penstock.futures import PenstockFuture
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from penstock.engine.lineage import Ledger
     from penstock.runs import FlowRun, Run
@@ -155,6 +155,17 @@ def look_through(
     if not upstream and not inputs and not has_marks:
         return None
     return upstream, inputs, has_marks
+
+
+def are_atoms(values: Iterable[Any]) -> bool:
+    """Whether all are of types that hold nothing else, a future, say."""
+    return _ATOMS.issuperset(map(type, values))
+
+
+def is_without_futures(value: Any) -> bool:
+    """Whether there is no future in a value, and no mark."""
+    found: list[Run] = []
+    return not _search(value, found, set()) and not found
 
 
 def prerequisites(wait_for: Any) -> Any:

@@ -9,6 +9,8 @@ from penstock.attempt import Outcome
 from penstock.engine import interrupts
 from penstock.engine.commands import Report
 from penstock.engine.keeping import KeepingResults
+from penstock.engine.performing import logs_ends
+from penstock.engine.series import has_hooks
 from penstock.engine.stored_elsewhere import with_lost_inputs
 from penstock.remote_runs import revived
 from penstock.states import State, StateType
@@ -17,6 +19,7 @@ from penstock.tracebacks import cut_own_frames
 if TYPE_CHECKING:
     from penstock.engine.loop import Timer
     from penstock.runs import Run
+    from penstock.task_runners import Returned
 
 __all__ = ["KILL_SECONDS", "Attempts"]
 
@@ -47,7 +50,7 @@ class Attempts(KeepingResults):
 
     def attempt_began(self, attempt_id: int, at: float) -> None:
         """The function of an attempt has begun: its state, its time limit."""
-        run = self.dispatcher.attempts.get(attempt_id)
+        run = self.dispatcher.run_of(attempt_id)
         if run is None:
             return
         if run.plan.runner.starved:  # what runs may not count against its credit any more
@@ -129,6 +132,28 @@ class Attempts(KeepingResults):
                 return
             report = report._replace(outcome=outcome._replace(kind="abandoned"))
         self.step(run, report)
+
+    def series_returned(self, event: Returned) -> None:
+        """Attempts of a series have returned."""
+        count = len(event.values)
+        series, index = self.dispatcher.item_of(event.first_id)
+        if series is not None and not has_hooks(series.plan) and not logs_ends():
+            ahead = self.clock.time() - self.clock.monotonic()
+            if series.take_returned(index, event, ahead):
+                self.loop.in_flight -= count
+                self.dispatcher.feed_again(series.plan.runner)
+                return
+        for place in range(count):
+            self.attempt_ended(
+                Outcome(
+                    event.first_id + place,
+                    "returned",
+                    event.values[place],
+                    duration_seconds=event.seconds[place],
+                    worker=event.worker,
+                    began_at=event.began_at[place],
+                )
+            )
 
     def report(self, run: Run, outcome: Outcome) -> Report:
         """Return what the driver knows about the end of an attempt."""

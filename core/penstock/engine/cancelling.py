@@ -88,18 +88,25 @@ class Cancelling(Attempts):
                 stream.pull_no_more()
             keep = runs_needed_for(keep_for) & run.active
             run.is_ending = run.is_ending or (kill and not keep)
-            for child in run.active - keep:
+            for child in self._make_children(run) - keep:
                 self.cancel_one(child, reason, kill=kill, only_waiting=not kill)
             self.loop.drain()
 
         self.loop.run_home(ask)
+
+    def _make_children(self, run: FlowRun) -> set[Run]:
+        """Return the submitted runs that are not over, each a run of its own from here on."""
+        for child in list(run.active):
+            if child.is_series:
+                child.make_all()
+        return {child for child in run.active if not child.is_series}
 
     def abandon_children(self, run: FlowRun) -> None:
         """End, on paper, what did not end when it was asked to."""
 
         def end_all() -> None:
             self.loop.drain()
-            for child in list(run.active):
+            for child in self._make_children(run):
                 child.cancel_reason = child.cancel_reason or "the flow run ended"
                 child.cancel_requested = True
                 if self.dispatcher.attempts.get(child.attempt_id) is child:

@@ -11,7 +11,7 @@ import itertools
 import logging
 from typing import TYPE_CHECKING, Any
 
-from penstock.attempt import Attempt, Outcome
+from penstock.attempt import Attempt, Outcome, Series
 from penstock.context import CURRENT
 from penstock.engine.admission import Admission
 from penstock.engine.execution import user_function
@@ -19,12 +19,14 @@ from penstock.engine.resources import Resources
 from penstock.worker.prints import leave_capture
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    import contextvars
+    from collections.abc import Callable, Mapping, Sequence
 
     from penstock.attempt import Environment, ResultPlace
     from penstock.by_value import ByValue
     from penstock.engine.admission import Timers
     from penstock.engine.resources import Place
+    from penstock.engine.series import RunSeries
     from penstock.runs import Run
     from penstock.task_runners import Broken, Capabilities, TaskRunner
 
@@ -35,7 +37,7 @@ _log = logging.getLogger("penstock.engine")
 PRIORITY_WEIGHT = 1_000_000
 
 
-def rank(run: Run) -> int:
+def rank(run: Run | RunSeries) -> int:
     """Return how urgent a run is: by its priority, then by how deep in the graph it stands.
 
     Depth first: what is finished early can be used, and its inputs let go.
@@ -115,7 +117,8 @@ class Dispatcher:
         self._options = options
         self._environment_of = environment_of
         self._handles: dict[Any, RunnerHandle] = {}
-        self._attempt_ids = itertools.count(1)
+        self._next_attempt_id = 1
+        self._series: list[RunSeries] = []  # those that are not over
         self._order = itertools.count()
         self._hungry: set[RunnerHandle] = set()
 
@@ -143,7 +146,12 @@ class Dispatcher:
             return
         self._line_up(run)
 
-    def _line_up(self, run: Run) -> None:
+    def enqueue_series(self, series: RunSeries) -> None:
+        """Take a series whose runs are ready."""
+        self._series.append(series)
+        self._line_up(series)
+
+    def _line_up(self, run: Run | RunSeries) -> None:
         handle: RunnerHandle = run.plan.runner
         self._put(handle, (-rank(run), next(self._order), run))
 
@@ -160,7 +168,11 @@ class Dispatcher:
         if not (plan.resources and plan.runner.resources.withdraw(run)):
             ready = plan.runner.ready
             for index, entry in enumerate(ready):
-                if entry[2] is run:
+                waits: Any = entry[2]
+                if waits.is_series:
+                    if waits.has_waiting(run):  # over in a moment, and then not handed out
+                        return True
+                elif waits is run:
                     ready[index] = ready[-1]
                     ready.pop()
                     heapq.heapify(ready)
@@ -204,15 +216,41 @@ class Dispatcher:
             for waiter in run.waiters:
                 waiter.finished(run)
 
+    # --- attempts ----------------------------------------------------------------------
+
+    def run_of(self, attempt_id: int) -> Run | None:
+        """Return the run that has an attempt under way; None if none has it any more."""
+        run = self.attempts.get(attempt_id)
+        if run is None and self._series:
+            series, index = self.item_of(attempt_id)
+            if series is not None and not series.has_returned(index):
+                series.run(index)  # which may well have given up that attempt
+                run = self.attempts.get(attempt_id)
+        return run
+
+    def item_of(self, attempt_id: int) -> tuple[RunSeries | None, int]:
+        """Return the series, and the item in it, that an attempt is of, if it is of one."""
+        for series in self._series:
+            index = series.index_of(attempt_id)
+            if index is not None:
+                return series, index
+        return None, -1
+
+    def series_over(self, series: RunSeries) -> bool:
+        """Nothing comes any more of a series as such; false if that was known."""
+        if series not in self._series:
+            return False
+        self._series.remove(series)
+        return True
+
     def end_attempt(self, outcome: Outcome) -> Run | None:
         """Return the run that an outcome is for; None for a late one, which nobody wants."""
-        run = self.attempts.pop(outcome.attempt_id, None)
+        run = self.run_of(outcome.attempt_id)
         if run is None:
             return None
+        del self.attempts[outcome.attempt_id]
         handle: RunnerHandle = run.plan.runner
-        handle.starved = False
-        if handle.ready:
-            self._hungry.add(handle)
+        self.feed_again(handle)
         if run.plan.is_held:
             if outcome.began is not False:
                 self.admission.begin(run)
@@ -255,6 +293,9 @@ class Dispatcher:
                     break
             place = heapq.heappop(ready)
             run = place[2]
+            if run.is_series:
+                self._feed_piece(handle, place)
+                continue
             if run.plan.resources:
                 if not handle.resources.acquire(place):
                     self.admission.park(run)
@@ -264,24 +305,53 @@ class Dispatcher:
                     continue
             handle.allowance -= 1
             go(run)
-        attempts, handle.batch = handle.batch, []
-        if attempts:
-            try:
-                handle.runner.submit(attempts)
-            except Exception as error:  # noqa: BLE001  (its fault: no attempt of the call may be lost)
-                _log.exception("Task runner %s failed to take work", handle.description)
-                reason = f"the task runner failed to take it: {error!r}"
-                for attempt in attempts:
-                    self._report(Outcome(attempt.id, "lost", reason=reason, began=None))
+        self._submit_batch(handle)
         if ready and handle.capabilities.runs_in_caller:
             self._hungry.add(handle)  # its credit is back at once: no outcome will remind us
+
+    def _feed_piece(self, handle: RunnerHandle, place: Place) -> None:
+        """Give a runner the next of a series, as much as it has credit for."""
+        series: Any = place[2]
+        piece = series.take(handle.allowance, self._next_attempt_id)
+        if piece is None:
+            return
+        heapq.heappush(handle.ready, place)  # for what is left, at the same place in the order
+        if not isinstance(piece, Series):
+            handle.allowance -= 1
+            self._go(piece)
+            return
+        self._next_attempt_id += len(piece)
+        handle.allowance -= len(piece)
+        self._submit_batch(handle)  # what was there before
+        self._submit(handle, piece)
+
+    def _submit_batch(self, handle: RunnerHandle) -> None:
+        attempts, handle.batch = handle.batch, []
+        if attempts:
+            self._submit(handle, attempts)
+
+    def _submit(self, handle: RunnerHandle, attempts: Sequence[Attempt]) -> None:
+        try:
+            handle.runner.submit(attempts)
+        except Exception as error:  # noqa: BLE001  (its fault: no attempt of the call may be lost)
+            _log.exception("Task runner %s failed to take work", handle.description)
+            reason = f"the task runner failed to take it: {error!r}"
+            for attempt in attempts:
+                self._report(Outcome(attempt.id, "lost", reason=reason, began=None))
+
+    def template_of(self, series: RunSeries) -> Attempt:
+        """Return what the attempts of a series have in common."""
+        run = series.specimen()
+        environment = self._environment_of(run)
+        return self._attempt(run, 0, None, environment)
 
     def take(self, run: Run) -> None:
         """Make the next attempt of a run whose place is there."""
         plan = run.plan
         handle: RunnerHandle = plan.runner
         capabilities = handle.capabilities
-        number = next(self._attempt_ids)
+        number = self._next_attempt_id
+        self._next_attempt_id = number + 1
         self.attempts[number] = run
         run.attempt_id = number
         context = environment = None
@@ -296,24 +366,33 @@ class Dispatcher:
             context = run.context.copy() if plan.retries.retries else run.context
             context.run(CURRENT.set, run)
             leave_capture(context)
-        handle.batch.append(
-            Attempt(
-                number,
-                plan.subject.fn if plan.is_plain else user_function(run, capabilities),
-                run.args,
-                run.kwargs,
-                context,
-                True,
-                plan.is_async and capabilities.async_functions and not run.is_flow_run,
-                rank(run),
-                run.name if capabilities.pickles else plan.name,
-                environment,
-                plan.resources,
-                plan.workers,
-                run.siblings,
-                plan.timeout_seconds is not None,
-                _place_of_result(run, environment),
-            )
+        handle.batch.append(self._attempt(run, number, context, environment))
+
+    def _attempt(
+        self,
+        run: Run,
+        number: int,
+        context: contextvars.Context | None,
+        environment: Environment | None,
+    ) -> Attempt:
+        plan = run.plan
+        capabilities: Capabilities = plan.runner.capabilities
+        return Attempt(
+            number,
+            plan.subject.fn if plan.is_plain else user_function(run, capabilities),
+            run.args,
+            run.kwargs,
+            context,
+            True,
+            plan.is_async and capabilities.async_functions and not run.is_flow_run,
+            rank(run),
+            run.name if capabilities.pickles else plan.name,
+            environment,
+            plan.resources,
+            plan.workers,
+            run.siblings,
+            plan.timeout_seconds is not None,
+            _place_of_result(run, environment),
         )
 
     def _open(self, handle: RunnerHandle) -> bool:
@@ -338,10 +417,24 @@ class Dispatcher:
         for place in handle.resources.give_up():
             heapq.heappush(handle.ready, place)
         while handle.ready:
-            self._go(heapq.heappop(handle.ready)[2])
+            waits: Any = heapq.heappop(handle.ready)[2]
+            if waits.is_series:
+                self._fail_series(waits, reason)
+            else:
+                self._go(waits)
         attempts, handle.batch = handle.batch, []
         for attempt in attempts:
             self._report(Outcome(attempt.id, "abandoned", reason=reason, began=False))
+
+    def _fail_series(self, series: RunSeries, reason: str) -> None:
+        while (piece := series.take(len(series), self._next_attempt_id)) is not None:
+            if isinstance(piece, Series):
+                ids = range(piece.first_id, piece.first_id + len(piece))
+                self._next_attempt_id = ids.stop
+                for attempt_id in ids:
+                    self._report(Outcome(attempt_id, "abandoned", reason=reason, began=False))
+            else:
+                self._go(piece)
 
     def feed_again(self, handle: RunnerHandle) -> None:
         """A runner may have credit again."""

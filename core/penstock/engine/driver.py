@@ -34,7 +34,7 @@ from penstock.futures import PenstockFuture
 from penstock.logging import replay
 from penstock.states import State, StateType
 from penstock.stored_results import StoredResult
-from penstock.task_runners import Broken, Output, SlotsChanged, Started
+from penstock.task_runners import Broken, Output, Returned, SlotsChanged, Started
 from penstock.transactions import transaction_in
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
     from penstock.attempt import Environment
     from penstock.engine.dispatch import RunnerHandle
-    from penstock.runs import MapGroup, Run
+    from penstock.engine.series import RunSeries
+    from penstock.runs import FlowRun, MapGroup, Run
     from penstock.settings import Settings
 
 __all__ = ["Engine"]
@@ -57,12 +58,12 @@ SCHEDULED = StateType.SCHEDULED
 
 
 class Begin:
-    """Posted by a thread that may not drive: a new run is to be looked at."""
+    """Posted by a thread that may not drive: a new run, or series, is to be looked at."""
 
     __slots__ = ("run",)
 
-    def __init__(self, run: Run) -> None:
-        self.run: Run = run
+    def __init__(self, run: Run | RunSeries) -> None:
+        self.run: Run | RunSeries = run
 
 
 class Engine(Cancelling):
@@ -121,7 +122,12 @@ class Engine(Cancelling):
             with self._lock:
                 flow_run.tally.begun += 1
 
-    def submit(self, runs: Sequence[Run]) -> None:
+    def count_in_series(self, flow_run: FlowRun, count: int) -> None:
+        """Note a new series with the flow run around it."""
+        with self._lock:
+            flow_run.tally.begun += count
+
+    def submit(self, runs: Sequence[Run] | Sequence[RunSeries]) -> None:
         """Take new runs, to be driven from here on."""
         if not self.loop.guards_signals():
             self._submit(runs)
@@ -132,10 +138,11 @@ class Engine(Cancelling):
         finally:
             interrupts.leave_library()
 
-    def _submit(self, runs: Sequence[Run]) -> None:
+    def _submit(self, runs: Sequence[Run] | Sequence[RunSeries]) -> None:
         for run in runs:
             run.was_submitted = True
-            (run.flow_run if run.flow_run is not None else self).active.add(run)
+            active: set[Any] = (run.flow_run if run.flow_run is not None else self).active
+            active.add(run)
         loop = self.loop
         loop.beats += 1
         if not loop.may_drive() or not loop.try_turn():
@@ -151,7 +158,10 @@ class Engine(Cancelling):
             loop.give_turn()
         loop.ensure_standby()
 
-    def _begin(self, run: Run) -> None:
+    def _begin(self, run: Any) -> None:
+        if run.is_series:
+            self._begin_series(run)
+            return
         self.loop.in_flight += 1
         if run.flow_run is not None and run.flow_run.state.is_final() and not run.state.is_final():
             self.enter(run, State(CANCELLED, "Cancelled", "the flow run around it is over"))
@@ -169,7 +179,7 @@ class Engine(Cancelling):
                 waiting += 1
                 if upstream.dependents is None:
                     upstream.dependents = []
-                upstream.dependents.append(run)  # type: ignore[arg-type]  # either kind of run
+                upstream.dependents.append(run)
         run.left = waiting
         if waiting:
             return
@@ -180,6 +190,23 @@ class Engine(Cancelling):
             self.dispatcher.enqueue(run)
         else:
             self.step(run, None)
+
+    def _begin_series(self, series: RunSeries) -> None:
+        self.loop.in_flight += len(series)
+        self.dispatcher.enqueue_series(series)
+        if series.flow_run.state.is_final():
+            for run in series.make_all():
+                self.cancel_one(run, "the flow run around it is over", kill=True)
+
+    def series_over(self, series: RunSeries) -> None:
+        """All of a series have ended, or are runs of their own: tell who waits. Under the turn."""
+        if not self.dispatcher.series_over(series):
+            return
+        with self._lock:
+            waiters, series.waiters = series.waiters, ()
+        for waiter in waiters:
+            waiter.finished(series)
+        self._inactive(series)
 
     def cannot_offer(self, handle: RunnerHandle, resources: Mapping[str, float]) -> str:
         """Return why a runner can never give a run these resources, or an empty string."""
@@ -377,13 +404,16 @@ class Engine(Cancelling):
             for callback in callbacks:
                 self.call_back(callback, future)
         # Last, as callbacks may submit more: a flow must not look idle in between.
+        self._inactive(run)
+
+    def _inactive(self, run: Run | RunSeries) -> None:
         flow_run = run.flow_run
         active = flow_run.active if flow_run is not None else self.active
         active.discard(run)
         if flow_run is not None and not active and flow_run.idle_waiters:
             idle, flow_run.idle_waiters = flow_run.idle_waiters, []
             for waiter in idle:
-                waiter.finished(run)
+                waiter.finished(flow_run)
 
     def _inputs_are_over(self, run: Run) -> None:
         if run.state.is_final():
@@ -410,6 +440,8 @@ class Engine(Cancelling):
         kind = type(event)
         if kind is Outcome:
             self.attempt_ended(event)
+        elif kind is Returned:
+            self.series_returned(event)
         elif kind is Started:
             self.attempt_began(event.attempt_id, event.at)
         elif kind is Begin:
@@ -420,7 +452,7 @@ class Engine(Cancelling):
             for handle in self.dispatcher.handles():
                 self.dispatcher.feed_again(handle)
         elif kind is Output:
-            speaker = self.dispatcher.attempts.get(event.attempt_id)
+            speaker = self.dispatcher.run_of(event.attempt_id)
             for record in event.records:
                 replay(record, speaker, event.worker)
         else:

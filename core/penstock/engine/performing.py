@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from penstock.engine.loop import Clock
     from penstock.runs import FlowRun, Run
 
-__all__ = ["Performing"]
+__all__ = ["Performing", "logs_ends"]
 
 _task_log = logging.getLogger("penstock.task_runs")
 _flow_log = logging.getLogger("penstock.flow_runs")
@@ -164,6 +164,11 @@ class Performing(Waiting):
         text = f"{run.name!r} was broken off: {why}"
         error = problem if problem is not None else CrashedRun(text)
         advance(run, State(CRASHED, "Crashed", text, error), self.clock.time())
+
+
+def logs_ends() -> bool:
+    """Whether each end of a task run is a line in the log, also a good one."""
+    return _task_log.isEnabledFor(logging.INFO)
 
 
 def _in_context(run: Run, fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:

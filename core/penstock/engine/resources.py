@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 import functools
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from penstock.runs import is_inside_a_task
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Place", "Resources"]
 
-Place: TypeAlias = "tuple[int, int, Run]"
+Place: TypeAlias = "tuple[int, int, Any]"
 """A run with its place among those that are ready: what is smaller goes first."""
 _Entry: TypeAlias = "tuple[bool, Place]"
 
@@ -72,7 +72,7 @@ class Resources:
                 free = self._indices[name]
                 own[name] = tuple(free[: int(amount)])
                 del free[: int(amount)]
-        run.resources = {  # type: ignore[attr-defined]  # task runs only ask for any
+        run.resources = {
             name: self._shared(run, name, _exact(amount)) + own.get(name, ())
             for name, amount in run.plan.resources.items()
             if name in self._free

@@ -106,7 +106,7 @@ def _waits_for(run: TaskRun, wanted: TaskRun) -> bool:
         stack.extend(at.waits_on)
         stack.extend(child for child in at.children or () if not child.was_submitted)
         if at.is_flow_run:
-            stack.extend(tuple(at.active))
+            stack.extend(each for each in tuple(at.active) if not each.is_series)
         elif at.making is not None:
             stack.append(at.making.maker)
     return False

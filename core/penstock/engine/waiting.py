@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.context import CURRENT
 from penstock.engine.loop import CountdownWaiter, Waiter
+from penstock.engine.series import apart
 from penstock.exceptions import FutureCycleError
 from penstock.futures import check_cycle, submitted_around
 from penstock.logging import run_logger
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from penstock.engine.dispatch import Dispatcher
     from penstock.engine.loop import Loop
+    from penstock.engine.series import RunSeries
     from penstock.futures import PenstockFuture
     from penstock.runs import FlowRun, Run
 else:
@@ -83,20 +85,20 @@ class Waiting:
 
     # --- who watches -------------------------------------------------------------------
 
-    def watch(self, runs: Sequence[Run], waiter: Any) -> None:
+    def watch(self, runs: Sequence[Run | RunSeries], waiter: Any) -> None:
         """Tell the waiter when a run is over; at once of those that are."""
-        over: list[Run] = []
+        over: list[Run | RunSeries] = []
         alone = (waiter,)  # one for all of them: a map may have many
         with self._lock:
             for run in runs:
-                if run.state.is_final():
+                if run.is_over:
                     over.append(run)
                 else:
                     run.waiters = (*run.waiters, waiter) if run.waiters else alone
         for run in over:
             waiter.finished(run)
 
-    def unwatch(self, runs: Sequence[Run], waiter: Any) -> None:
+    def unwatch(self, runs: Sequence[Run | RunSeries], waiter: Any) -> None:
         """The waiter need not be told any more."""
         with self._lock:
             for run in runs:
@@ -135,16 +137,19 @@ class Waiting:
             self.unwatch([run], waiter)
         return ready
 
-    def wait_for_runs(self, runs: Sequence[Run], timeout: float | None, return_when: str) -> None:
-        """Wait for several runs, as `futures.wait` says."""
+    def wait_for_runs(
+        self, runs: Sequence[Run | RunSeries], timeout: float | None, return_when: str
+    ) -> bool:
+        """Wait for several runs, as `futures.wait` says; false at the timeout."""
         waiter = CountdownWaiter(
             1 if return_when == "FIRST_COMPLETED" else len(runs),
             _ended_badly if return_when == "FIRST_EXCEPTION" else None,
         )
         self.watch(runs, waiter)
-        with self.lending(*runs):
-            self.loop.wait(waiter, timeout)
+        with self.lending(*apart(runs)):
+            ready = self.loop.wait(waiter, timeout)
         self.unwatch(runs, waiter)
+        return ready
 
     def watch_all(self, runs: Sequence[Run]) -> Callable[[float | None], Run | None]:
         """Return a function that waits for the next of the runs to end; None at a timeout."""
@@ -174,7 +179,7 @@ class Waiting:
         while run.active:
             waiter = Waiter()
             self._watch_idle(run, waiter)
-            with self.lending(*(() if run.is_ending else tuple(run.active))):
+            with self.lending(*(() if run.is_ending else apart(list(run.active)))):
                 ready = self.loop.wait(waiter, timeout)
             if not ready:
                 return not run.active

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["ATTEMPT", "RESOURCES", "Here", "Own", "common", "given", "giving", "travelling"]
+__all__ = [
+    "ATTEMPT",
+    "RESOURCES",
+    "Here",
+    "HereInSeries",
+    "Own",
+    "common",
+    "given",
+    "giving",
+    "own_in_series",
+    "travelling",
+]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 T = TypeVar("T")
@@ -40,6 +51,25 @@ class Own(NamedTuple):
     """Name, amount, and the indices that were given, of devices, say."""
 
 
+def own_in_series(
+    id_bits: int, task_name: str, first_number: int, index: int
+) -> tuple[int, str, int, int, tuple[Any, ...], tuple[Any, ...]]:
+    """Return, as a plain `Own`, what an attempt of a series says of its run.
+
+    Args:
+        id_bits: the id of the first run of the series.
+        task_name: of the task.
+        first_number: the number of that first run.
+        index: of the run, counted from that first one.
+    """
+    number = first_number + index
+    # All of an id but its version and variant tells runs apart, and people look at its begin: so
+    # that is where the index goes, times an odd number (that of the golden ratio), which gives
+    # each of 2**48 indexes a begin of its own.
+    own_bits = id_bits ^ ((index * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFF) << 80)
+    return own_bits, f"{task_name}-{number}", 1, number, (), ()
+
+
 RESOURCES: Final = Own._fields.index("resources")
 """Where these stand in the plain tuple, for who looks at nothing else."""
 
@@ -49,7 +79,6 @@ class Here:
 
     Attributes:
         shared: what many attempts have in common: see `penstock.remote_runs`.
-        own: what this attempt alone has: an `Own` as a plain tuple; empty if it is of no run.
         call: function, args and kwargs, once they are loaded.
         emit: sends log records home, at once.
         at_end: called, last first, when the function has ended.
@@ -57,7 +86,7 @@ class Here:
         run: the run that stands for the driver's, made by Penstock's own code when it is asked.
     """
 
-    __slots__ = ("at_end", "call", "children", "emit", "own", "protocol", "run", "shared")
+    __slots__ = ("_own", "at_end", "call", "children", "emit", "protocol", "run", "shared")
 
     def __init__(
         self,
@@ -67,12 +96,32 @@ class Here:
     ) -> None:
         self.protocol: int = PROTOCOL
         self.shared: Mapping[str, Any] = shared
-        self.own: tuple[Any, ...] = own
+        self._own: tuple[Any, ...] = own
         self.emit: Callable[[tuple[Any, ...]], None] = emit
         self.call: tuple[Any, tuple[Any, ...], Mapping[str, Any]] | None = None
         self.at_end: list[Callable[[], object]] = []
         self.children: list[tuple[Any, ...]] = []
         self.run: Any = None
+
+    @property
+    def own(self) -> tuple[Any, ...]:
+        """What this attempt alone has: an `Own` as a plain tuple; empty if it is of no run."""
+        return self._own
+
+
+class HereInSeries(Here):
+    """As `Here`, in an attempt of a series: what that alone has is worked out for who asks.
+
+    Its `_own` holds the origin of the series, and the index in it.
+    """
+
+    __slots__ = ()
+
+    @property
+    def own(self) -> tuple[Any, ...]:
+        """What this attempt alone has: an `Own` as a plain tuple."""
+        (id_bits, task_name, first_number), index = self._own
+        return own_in_series(id_bits, task_name, first_number, index)
 
 
 def _holder() -> types.ModuleType:

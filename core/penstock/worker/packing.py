@@ -14,11 +14,12 @@ from . import cached, variables
 from .here import travelling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
 __all__ = [
     "Packing",
     "Pickler",
+    "are_small_scalars",
     "dumps",
     "import_function",
     "is_by_value",
@@ -96,6 +97,14 @@ def is_small_scalar(value: Any) -> bool:
     if kind is int:
         return bool(-_LARGE_INTEGER < value < _LARGE_INTEGER)
     return bool(kind in _SCALARS)
+
+
+def are_small_scalars(values: Collection[Any]) -> bool:
+    """Whether all are what `is_small_scalar` says."""
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        return bool(min(values) > -_LARGE_INTEGER and max(values) < _LARGE_INTEGER)
+    return _SCALARS.issuperset(kinds) and all(map(is_small_scalar, values))
 
 
 def pack(value: Any) -> Packing:

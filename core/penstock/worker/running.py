@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import logging
 import pickle
@@ -90,7 +89,10 @@ def _run(
                 variable.set(value)
         here.call = fn, args, kwargs = load()
         try:
-            with captured(print_to_log) if here.shared.get("log_prints") else _NO_CAPTURE:
+            if here.shared.get("log_prints"):
+                with captured(print_to_log):
+                    value = call_to_end(fn, args, kwargs)
+            else:
                 value = call_to_end(fn, args, kwargs)
         finally:
             while here.at_end:
@@ -109,9 +111,6 @@ def _run(
         return Ending(INLINE, None, [], _children(here), None, stored)
     how = INLINE if packed.is_inline else PACKED
     return Ending(how, packed.payload, packed.buffers, _children(here), None)
-
-
-_NO_CAPTURE: Final = contextlib.nullcontext()
 
 
 def _stored(writer: bytes, value: Any, packed: packing.Packing) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from penstock_runners.process_pool import frames
@@ -11,13 +12,13 @@ if TYPE_CHECKING:
     from penstock.attempt import Attempt
     from penstock.worker.packing import Packing
     from penstock_runners.batching import Pace
-    from penstock_runners.process_pool.jobs import Job
+    from penstock_runners.process_pool.jobs import Job, Stretch
     from penstock_runners.process_pool.parcels import Parcel
     from penstock_runners.process_pool.workers import Worker
 
-__all__ = ["Batch", "PackedCall", "Places", "travels_alone"]
+__all__ = ["MOST_BATCH_BYTES", "Batch", "PackedCall", "Places", "Row", "travels_alone"]
 
-_MOST_BATCH_BYTES: Final = 1 << 20
+MOST_BATCH_BYTES: Final = 1 << 20
 """A batch this large goes as it is: copying costs more than a message, and needs memory twice."""
 
 Places: TypeAlias = tuple[tuple[int | str, int], ...]
@@ -37,27 +38,44 @@ class PackedCall(NamedTuple):
     needed: list[Parcel]
 
 
+class Row(NamedTuple):
+    """A stretch as it travels."""
+
+    function: int
+    payloads: list[Any]
+    counts: list[int] | None
+    """How many buffers belong to each payload; None: there are none."""
+    buffers: list[Any]
+    nbytes: int
+    constants: Places
+    shared: int | None
+    """The parcel with what they say of their runs; None if they are of none."""
+    needed: list[Parcel]
+
+
 class Batch:
     """What goes to one worker in one frame. It has room until it is long, or large, enough."""
 
     def __init__(self, worker: Worker, most: int) -> None:
-        self.jobs: list[Job] = []
+        self.held: list[Job | Stretch] = []
+        self.count = 0
+        """How many calls these are."""
         self.has_room = most > 0
         self._worker = worker
         self._client = worker.client
         self._most = most
         self._seconds = 0.0
         self._nbytes = 0
-        self._calls: list[tuple[Any, ...]] = []
+        self._calls: list[tuple[Any, ...] | list[Any]] = []
         self._buffers: list[Any] = []
         self._new: list[Parcel] = []
         self._needed: list[Parcel] = []
 
-    def admits(self, job: Job, is_alone: bool) -> bool:
-        """Whether a job may go along: with those of its own run, and not if it travels alone."""
-        if is_alone and (self.jobs or self._worker.sent):
+    def admits(self, one: Job | Stretch, is_alone: bool) -> bool:
+        """Whether it may go along: with those of its own run, and not if it travels alone."""
+        if is_alone and (self.held or self._worker.sent):
             return False
-        return self._client is None or self._client is job.client
+        return self._client is None or self._client is one.client
 
     def add(self, job: Job, call: PackedCall, is_alone: bool) -> None:
         """Take a job with its call, and what the worker has not got of what that needs."""
@@ -72,28 +90,64 @@ class Batch:
         if needed != self._needed:  # else as for the call before
             self._needed = needed
             self._new += (one for one in needed if self._worker.learn(one.number))
-        self._client = job.client
-        self.jobs.append(job)
-        self._make_room(job, is_alone)
+        self._count_in(job, is_alone)
 
-    def _make_room(self, job: Job, is_alone: bool) -> None:
-        """Decide whether one more fits after this job."""
-        assert job.pace is not None
-        job.estimate_seconds = job.pace.seconds or 0.0
-        chunk = chunk_of(job.attempt)
-        count = len(self.jobs)
+    def room_for(self, stretch: Stretch) -> int:
+        """Return how many of a stretch there is room for; one at least."""
+        chunk = self._chunk_of(stretch.common)
+        most = self._most - self.count
+        assert stretch.pace is not None
+        if chunk:
+            most = chunk - self.count
+        elif stretch.pace.seconds:
+            left = (BATCH_SECONDS - self._seconds) / stretch.pace.seconds
+            most = min(most, math.ceil(left))
+        return min(len(stretch), max(1, most))
+
+    def add_row(self, stretch: Stretch, row: Row) -> None:
+        """Take a stretch, and what the worker has not got of what that needs."""
+        series = stretch.series
+        self._calls.append(
+            [
+                stretch.number,
+                row.function,
+                row.payloads,
+                row.counts,
+                row.constants,
+                row.shared,
+                series.origin,
+                series.offset + stretch.start,
+            ]
+        )
+        self._buffers += row.buffers
+        self._nbytes += row.nbytes
+        self._needed = row.needed
+        self._new += (one for one in row.needed if self._worker.learn(one.number))
+        self._count_in(stretch, is_alone=False)
+
+    def _count_in(self, one: Job | Stretch, is_alone: bool) -> None:
+        """Add what has been packed, and decide whether there is room for more after it."""
+        assert one.pace is not None
+        one.estimate_seconds = one.pace.seconds or 0.0
+        self._client = one.client
+        self.held.append(one)
+        self.count += len(one)
+        chunk, count = self._chunk_of(one.common), self.count
         if is_alone:
             self._worker.has_slow = True
             self._most = count
         elif chunk:  # the user has said how many, whatever they take
             self._most = max(self._most, chunk) if count < chunk else count
         else:
-            self._seconds += job.estimate_seconds
+            self._seconds += one.estimate_seconds * len(one)
         self.has_room = (
-            count < self._most
-            and self._seconds < BATCH_SECONDS
-            and self._nbytes < _MOST_BATCH_BYTES
+            count < self._most and self._seconds < BATCH_SECONDS and self._nbytes < MOST_BATCH_BYTES
         )
+
+    def _chunk_of(self, attempt: Attempt) -> int:
+        """Return how many the user wants sent together, as far as the worker may have so many."""
+        chunk, most = chunk_of(attempt), self._worker.calls_left
+        return chunk if most is None else min(chunk, most)
 
     def send(self) -> None:
         """Send it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import functools
 import marshal
 import multiprocessing
 import os
@@ -18,16 +19,16 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from penstock.worker import devices, errors, packing, running
-from penstock.worker.here import RESOURCES, Here
+from penstock.worker.here import RESOURCES, Here, HereInSeries
 from penstock.worker.output import forwarding
 from penstock_runners.process_pool import frames, segments
 from penstock_runners.process_pool.slots import Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["STACK_SIGNAL", "run"]
 
@@ -85,25 +86,28 @@ class _Outbox:
         self._slot = slot
         self._lock = threading.Lock()
 
-    def note(self, head: tuple[Any, ...], buffers: list[Any]) -> None:
-        """Put an outcome where it will not be lost, on the pipe or in the journal."""
-        parts = frames.frame(head, buffers)
+    def note(self, answer: tuple[Any, ...], buffers: list[Any]) -> None:
+        """Put an answer where it will not be lost, on the pipe or in the journal."""
+        if buffers:
+            self.send((frames.DONE, answer), buffers)
+            return
+        part = frames.answer_part(answer)
         with self._lock:
-            if buffers or not self._slot.note(parts[0]):
+            if not self._slot.note(part):
                 self._slot.write_journal(self._descriptor)
-                if buffers or not self._slot.note(parts[0]):
-                    frames.write_all(self._descriptor, parts)
+                if not self._slot.note(part):
+                    frames.write_all(self._descriptor, (frames.answers_start(1, len(part)), part))
 
     def flush(self) -> None:
         """Write what is noted."""
         with self._lock:
             self._slot.write_journal(self._descriptor)
 
-    def send(self, head: tuple[Any, ...]) -> None:
+    def send(self, head: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
         """Write what is noted, then this."""
         with self._lock:
             self._slot.write_journal(self._descriptor)
-            frames.write_all(self._descriptor, frames.frame(head))
+            frames.write_all(self._descriptor, frames.frame(head, buffers))
 
 
 class _Worker:
@@ -140,8 +144,7 @@ class _Worker:
         try:
             while True:
                 for (_, asked), _ in reader.read():
-                    own = [number for number in asked if self._claim(number, _DRIVER)]
-                    self._outbox.send((frames.GIVEN_BACK, asked, own))
+                    self._give_back(asked, asked)
         finally:  # the driver is gone, or this thread is of no use any more
             os._exit(1)
 
@@ -166,40 +169,50 @@ class _Worker:
         buffers.reverse()  # to pop them in order, so that each call's are freed after it
         for number in new:
             self._parcels[number] = buffers.pop()
-        batch_began = flushed = time.monotonic()
-        for position, (number, *call) in enumerate(calls, 1):
-            own = [buffers.pop() for _ in range(call[2])]
-            if not self._claim(number, _WORKER):
+        slot, owners = self._slot, self._owners
+        batch_began = flushed = now = time.monotonic()
+        begun: list[int] = []
+        left = unfolded(calls)
+        for call in left:
+            number, count = call[0], call[3]
+            own = [buffers.pop() for _ in range(count)] if count else []
+            begun.append(number)
+            if owners.setdefault(number, _WORKER) is not _WORKER:
                 continue
-            self._slot.begin(number, time.monotonic())
-            while self._slot.is_held:  # after saying `begin`, so that the driver knows who waits
+            slot.begin(number, now)
+            while slot.is_held:  # after saying `begin`, so that the driver knows who waits
                 time.sleep(HOLD_POLL_SECONDS)
-                self._slot.begin(number, time.monotonic())
-            self._run_call(number, call, own)
-            now = time.monotonic()
+                now = time.monotonic()
+                slot.begin(number, now)
+            now = self._run_call(call, own, now)
             if now - flushed > FLUSH_SECONDS:
                 self._outbox.flush()
                 flushed = now
-            if now - batch_began > GIVE_BACK_SECONDS and position < len(calls):
-                rest = [call[0] for call in calls[position:] if self._claim(call[0], _DRIVER)]
-                self._outbox.send((frames.GIVEN_BACK, (), rest))
-                break
+            if now - batch_began > GIVE_BACK_SECONDS:
+                rest = [each[0] for each in left]
+                self._give_back((), rest)
+                begun += rest
         self._slot.end()
         self._outbox.flush()
-        for call in calls:
-            self._owners.pop(call[0], None)
+        for number in begun:
+            self._owners.pop(number, None)
 
-    def _run_call(self, number: int, call: list[Any], buffers: list[bytearray]) -> None:
-        function, payload, _, constants, surroundings = call
-        began = time.monotonic()
-        shared, own, variables, writer = _NOWHERE if surroundings is None else surroundings
-        if surroundings is not None:
-            shared = self._loaded(shared, marshal.loads)
-            forwarding.install(shared["levels"], is_own_process=True)
-        here = Here(shared, own, lambda record: self._outbox.send((frames.OUTPUT, number, record)))
+    def _give_back(self, asked: tuple[int, ...], numbers: Iterable[int]) -> None:
+        """Say which calls will not begin: those of these that are not begun, or given back."""
+        own = [number for number in numbers if self._claim(number, _DRIVER)]
+        if asked or own:
+            self._outbox.send((frames.GIVEN_BACK, asked, own))
+
+    def _run_call(self, call: tuple[Any, ...], buffers: list[bytearray], began: float) -> float:
+        """Run a call and note its answer; return when it ended."""
+        number, function, payload, _, constants, surroundings = call
+        here, variables, writer, resources = self._here(number, surroundings)
 
         def load() -> tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]:
-            args, kwargs = running.loading("arguments", packing.load_call, payload, buffers)
+            if type(payload) is tuple:
+                args, kwargs = payload, {}
+            else:
+                args, kwargs = running.loading("arguments", packing.load_call, payload, buffers)
             if constants:
                 args = self._put_constants(constants, list(args), kwargs)
             fn = self._parcels[function]
@@ -208,28 +221,52 @@ class _Worker:
             self._slot.call(time.monotonic())  # what was imported for it does not count
             return fn, args, kwargs
 
-        resources = own[RESOURCES] if own else ()
         if resources:
             with devices.showing(resources):
                 ending = running.run(here, load, variables, writer)
         else:
             ending = running.run(here, load, variables, writer)
-        self._leave_if_forked(ending.error)
+        if os.getpid() != self._process_id:
+            leave_fork(ending.error)
         packed, parts = ending.payload, ending.buffers
         if ending.how == running.RAISED and _size(packed) > packing.LARGE_BYTES:
             packed, parts = None, [marshal.dumps(packed)]
         now, called = time.monotonic(), self._slot.called or began
-        head = (
-            frames.DONE,
-            number,
-            ending.how,
-            packed,
-            called,
-            now - called,
-            ending.children,
-            ending.stored_bytes,
+        self._outbox.note(
+            (
+                number,
+                ending.how,
+                packed,
+                called,
+                now - called,
+                ending.children,
+                ending.stored_bytes,
+            ),
+            parts,
         )
-        self._outbox.note(head, parts)
+        return now
+
+    def _here(
+        self, number: int, surroundings: tuple[Any, ...] | None
+    ) -> tuple[Here, bytes | None, bytes | None, tuple[Any, ...]]:
+        """Return where a call stands, its context variables, what stores its result, its devices.
+
+        Args:
+            number: of the call.
+            surroundings: None: it is part of no run. Two items: of a series. Else as in `batches`.
+        """
+        emit = functools.partial(self._emit, number)
+        if surroundings is None:
+            return Here({}, (), emit), None, None, ()
+        shared = self._loaded(surroundings[0], marshal.loads)
+        forwarding.install(shared["levels"], is_own_process=True)
+        if len(surroundings) == 2:
+            return HereInSeries(shared, surroundings[1], emit), None, None, ()
+        _, own, variables, writer = surroundings
+        return Here(shared, own, emit), variables, writer, own[RESOURCES] if own else ()
+
+    def _emit(self, number: int, record: tuple[Any, ...]) -> None:
+        self._outbox.send((frames.OUTPUT, number, record))
 
     def _loaded(self, number: int, load: Callable[[Any], Any]) -> Any:
         found = self._parcels[number]
@@ -248,21 +285,29 @@ class _Worker:
                 kwargs[place] = value
         return tuple(args)
 
-    def _leave_if_forked(self, error: BaseException | None) -> None:
-        """End a child that a task forked, and that came back here: it is not the worker."""
-        if os.getpid() == self._process_id:
-            return
-        if isinstance(error, SystemExit):
-            os._exit(error.code if isinstance(error.code, int) else error.code is not None)
-        if error is not None:
-            sys.stderr.write(errors.format_error(error) + "\n")
-            sys.stderr.flush()
-        os._exit(error is not None)
+
+def leave_fork(error: BaseException | None) -> NoReturn:
+    """End a child that a task forked, and that came back here: it is not the worker."""
+    if isinstance(error, SystemExit):
+        os._exit(error.code if isinstance(error.code, int) else error.code is not None)
+    if error is not None:
+        sys.stderr.write(errors.format_error(error) + "\n")
+        sys.stderr.flush()
+    os._exit(error is not None)
+
+
+def unfolded(calls: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    """Yield calls, and those of rows, one by one; see `frames`."""
+    for call in calls:
+        if type(call) is tuple:
+            yield call
+            continue
+        first, function, payloads, counts, constants, shared, origin, offset = call
+        for place, payload in enumerate(payloads):
+            surroundings = None if shared is None else (shared, (origin, offset + place))
+            count = counts[place] if counts else 0
+            yield first + place, function, payload, count, constants, surroundings
 
 
 def _size(packed: tuple[Any, ...]) -> int:
     return sum(len(one or "") for one in packed)
-
-
-_NOWHERE: Final[tuple[Any, ...]] = ({}, (), None, None)
-"""The surroundings of a call that is part of no run."""

@@ -19,8 +19,9 @@ from penstock_runners.process_pool.endings import (
     stopped_early,
 )
 from penstock_runners.process_pool.feeding import Feeder
+from penstock_runners.process_pool.jobs import Job, Stretch
 from penstock_runners.process_pool.memory import LOOK_SECONDS, MemoryWatch
-from penstock_runners.process_pool.outcomes import outcome_of
+from penstock_runners.process_pool.outcomes import outcome_of, returned
 from penstock_runners.process_pool.parcels import ParcelStore
 from penstock_runners.process_pool.slots import IDLE, SlotTable
 from penstock_runners.process_pool.workers import Killing, Outlet, Phase, Worker
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from penstock.attempt import Outcome
-    from penstock_runners.process_pool.jobs import Job, JobQueue
+    from penstock.task_runners import Returned
+    from penstock_runners.process_pool.jobs import Client, JobQueue
 
 __all__ = ["Crew", "Plan", "is_running"]
 
@@ -78,6 +80,7 @@ class Crew:
         numbers: for jobs that set out a second time.
         queue: where attempts wait, and where those go back that were sent and have not begun.
         end: takes the one outcome of a job that is in the queue no more, and with no worker.
+        end_row: takes what attempts of a client's have returned, of one stretch.
         start_failed: is told why a worker ended before it was ready.
         wake: has `sweep` called soon; from any thread.
     """
@@ -88,6 +91,7 @@ class Crew:
         numbers: Iterator[int],
         queue: JobQueue,
         end: Callable[[Job, Outcome], None],
+        end_row: Callable[[Client, Returned], None],
         start_failed: Callable[[str], None],
         wake: Callable[[], None],
     ) -> None:
@@ -98,6 +102,7 @@ class Crew:
         self._numbers = numbers
         self._queue = queue
         self._end = end
+        self._end_row = end_row
         self._start_failed = start_failed
         self._parcels = ParcelStore(plan.ship_modules, wake)
         self._feeder = Feeder(queue, plan.max_workers, self._parcels, end)
@@ -148,6 +153,12 @@ class Crew:
         if self._memory.due_at is not None:
             due.append(self._memory.due_at)
         return min(due, default=None)
+
+    def unfold(self, client: Client) -> None:
+        """Have a job for each of a client's attempts."""
+        for worker in self.workers:
+            if worker.client is client:
+                worker.unfold()
 
     def stop(self, seconds: float = LEAVE_SECONDS) -> float:
         """Tell all to leave, kill those that are busy, and return when the others are killed."""
@@ -245,9 +256,12 @@ class Crew:
 
     def _hear(self, worker: Worker, answers: Iterable[frames.Frame]) -> None:
         for head, buffers in answers:
+            if type(head) is list:
+                self._on_answers(worker, head)
+                continue
             kind = head[0]
             if kind == frames.DONE:
-                self._on_done(worker, head, buffers)
+                self._on_done(worker, head[1], buffers)
             elif kind == frames.OUTPUT:
                 self._on_output(worker, head[1], head[2])
             elif kind == frames.GIVEN_BACK:
@@ -258,16 +272,43 @@ class Crew:
                 worker.failure = head[1]
         self._dismiss_if_spent(worker)
 
-    def _on_done(self, worker: Worker, head: tuple[Any, ...], buffers: list[bytearray]) -> None:
-        job = worker.sent.pop(head[1], None)
+    def _on_answers(self, worker: Worker, answers: list[tuple[Any, ...]]) -> None:
+        place = 0
+        while place < len(answers):
+            count = self._on_row(worker, answers[place:])
+            if not count:
+                self._on_done(worker, answers[place], [])
+                count = 1
+            place += count
+
+    def _on_row(self, worker: Worker, answers: list[tuple[Any, ...]]) -> int:
+        """Take the answers of a stretch, as far as that is at its front; return how many."""
+        stretch = next(iter(worker.sent.values()), None)
+        if not isinstance(stretch, Stretch) or stretch.number != answers[0][0] or worker.killing:
+            return 0
+        some = answers[: len(stretch)]
+        first_id = stretch.series.first_id + stretch.start
+        row = returned(first_id, stretch.number, some, worker.name)
+        if row is None or max(row.seconds) >= LONG_SECONDS:
+            worker.unfold()  # each has its own to tell
+            return 0
+        count = len(some)
+        assert stretch.pace is not None
+        stretch.pace.learn(sum(row.seconds) / count, count)
+        worker.advance(stretch, count)
+        self._end_row(stretch.client, row)
+        worker.has_worked = True
+        return count
+
+    def _on_done(self, worker: Worker, answer: tuple[Any, ...], buffers: list[bytearray]) -> None:
+        job = worker.take_off(answer[0])
         if job is None:
             return  # in the pipe and in the journal of a dead worker
-        called, seconds = head[4], head[5]
-        self._forget_sent(worker, job)
+        called, seconds = answer[3], answer[4]
         assert job.pace is not None
         job.pace.learn(seconds)
         began_at = called if job.attempt.report_start and not job.is_started else None
-        outcome = outcome_of(job.attempt, head, buffers, worker.name, began_at)
+        outcome = outcome_of(job.attempt.id, answer, buffers, worker.name, began_at)
         killing = worker.killing
         if killing is not None and killing.job is job and called + seconds > killing.asked_at:
             # Perhaps only since asking for the stack interrupted a system call: no end to believe.
@@ -282,21 +323,20 @@ class Crew:
             worker.stop(time.monotonic() + LEAVE_SECONDS)
 
     def _on_output(self, worker: Worker, number: int, record: tuple[Any, ...]) -> None:
-        job = worker.sent.get(number)
+        job = worker.job(number)
         if job is not None:
             job.client.report(Output(job.attempt.id, (record,), worker.name))
 
     def _on_given_back(self, worker: Worker, asked: Sequence[int], own: Sequence[int]) -> None:
         for number in reversed(own):
-            job = worker.sent.pop(number, None)
+            job = worker.take_off(number)
             if job is None:
                 continue  # ended in spite of that, when the pool did
-            self._forget_sent(worker, job)
             if worker.calls_left is not None:
                 worker.calls_left += 1
             self.take_back(job)
         for number in asked:
-            late = worker.sent.get(number)
+            late = worker.job(number)
             if late is not None:  # it has begun meanwhile
                 late.is_unwanted = False
                 if late.must_die:
@@ -311,18 +351,15 @@ class Crew:
             job.number = next(self._numbers)  # the old one may still be in the worker's pipe
             self._queue.push_front(job)
 
-    def _forget_sent(self, worker: Worker, job: Job) -> None:
-        if worker.sent:
-            worker.seconds_ahead -= job.estimate_seconds
-        else:
-            worker.seconds_ahead, worker.has_slow = 0.0, False
-
     # --- looking at the slots ---------------------------------------------------------------
 
     def _is_worth_watching(self, worker: Worker) -> bool:
-        if len(worker.sent) > 1:
+        if worker.calls > 1:
             return True
-        return any(job.attempt.report_start and not job.is_started for job in worker.sent.values())
+        return any(
+            one.common.report_start and not (isinstance(one, Job) and one.is_started)
+            for one in worker.sent.values()
+        )
 
     def _watch(self, now: float) -> None:
         has_idle = not len(self._queue) and any(
@@ -330,7 +367,10 @@ class Crew:
         )
         for worker in self.workers:
             number, began = worker.slot.number, worker.slot.began
-            job = worker.sent.get(number)
+            if worker.has_stretches and now - began < TICK_SECONDS / 2:
+                continue  # most likely it ends with those around it
+            worker.unfold()
+            job = worker.job(number)
             if job is None:
                 continue
             if job.attempt.report_start and not job.is_started:
@@ -338,7 +378,7 @@ class Crew:
                 if at:
                     job.is_started = True
                     job.client.report(Started(job.attempt.id, worker.name, at))
-            if len(worker.sent) == 1 or now - began < TICK_SECONDS / 2:
+            if worker.calls == 1 or now - began < TICK_SECONDS / 2:
                 continue
             can_spawn = len(self.workers) < self._plan.max_workers and not len(self._queue)
             if worker.recalled_for != number and (
@@ -365,7 +405,7 @@ class Crew:
         """Put an end to a worker that uses too much memory, at no cost if that will do."""
         if worker.phase is not Phase.READY or worker.killing is not None:
             return
-        job = worker.sent.get(worker.slot.number)
+        job = worker.job(worker.slot.number)
         if job is not None and now - worker.slot.began >= LONG_SECONDS:
             self.begin_killing(worker, job, self._memory.explain(worker))
         else:
@@ -389,9 +429,9 @@ class Crew:
         # It has ended meanwhile, and its outcome is on the way; or it is about to begin.
         worker.killing = None
         worker.slot.hold(False)
-        if killing.job.number in worker.sent:
+        if worker.job(killing.job.number) is not None:
             self.recall(worker, (killing.job.number,))
-        following = worker.sent.get(worker.slot.number)
+        following = worker.job(worker.slot.number)
         if following is not None and following.must_die:
             self.begin_killing(worker, following)
 
@@ -405,13 +445,13 @@ class Crew:
         self._hear(worker, worker.read_all())
         code = worker.bury()
         self.workers.remove(worker)
-        victim = worker.sent.get(worker.slot.number)
+        victim = worker.job(worker.slot.number)
         killing = worker.killing
         if killing is not None and killing.deadline is None and killing.job is not victim:
             victim = None  # it was held before it could begin, and the one before it has ended
         if victim is not None:
-            del worker.sent[victim.number]
-        for job in reversed(tuple(worker.sent.values())):
+            worker.take_off(victim.number)
+        for job in reversed(worker.jobs()):
             self.take_back(job)
         worker.sent.clear()
         if victim is not None:

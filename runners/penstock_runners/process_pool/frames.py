@@ -2,28 +2,47 @@
 
 A frame is a head (`marshal` of plain values: loading it never runs user code) and any number of
 large buffers, which are written to the pipe as they are and read straight into their own memory.
+
+A head is a tuple, the first item of which says what it is. Only for answers without buffers, of
+which there are by far the most, it is a list of these, written one by one and read all at once.
+
+A *call* is a tuple: its number, function, payload, count of buffers, constants, surroundings. A
+*row* of them is a list: the number of the first, function, payloads, counts of buffers or None,
+constants, surroundings or None, origin, offset; see `penstock.attempt.Series` for the last two. An
+*answer* is a tuple: number, ending, payload, when the function was called, seconds, children,
+bytes stored.
 """
 
 from __future__ import annotations
 
+import io
 import marshal
 import os
 import struct
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["Frame", "FrameReader", "Part", "frame", "parse_frames", "write_all"]
+__all__ = [
+    "Frame",
+    "FrameReader",
+    "Part",
+    "answer_part",
+    "answers_start",
+    "frame",
+    "parse_answers",
+    "write_all",
+]
 
 Part: TypeAlias = "bytes | bytearray | memoryview"
-Frame: TypeAlias = "tuple[tuple[Any, ...], list[bytearray]]"
+Frame: TypeAlias = "tuple[Any, list[bytearray]]"
 
 # The first item of a head.
 CONFIGURE: Final = 0
 """To the worker, first of all: initializer, its arguments."""
 CALLS: Final = 1
-"""To the worker: numbers of parcels to forget, numbers of new parcels, calls."""
+"""To the worker: numbers of parcels to forget, numbers of new parcels, calls and rows of calls."""
 RECALL: Final = 2
 """To the worker, on its control pipe: numbers of calls to give back unless begun. What has ended
 is reported with the answer."""
@@ -34,7 +53,7 @@ READY: Final = 4
 INITIALIZER_FAILED: Final = 5
 """To the driver, before leaving: the traceback."""
 DONE: Final = 6
-"""To the driver: number, ending, payload, when the function was called, seconds, children."""
+"""To the driver: an answer, and the buffers of its payload."""
 GIVEN_BACK: Final = 7
 """To the driver: numbers that were asked for, numbers that will not be begun."""
 
@@ -42,6 +61,8 @@ OUTPUT: Final = 8
 """To the driver: number of the call, a log record."""
 
 _SIZES: Final = struct.Struct("<II")
+_LIST: Final = struct.Struct("<cI")
+"""How `marshal` begins a list: its items follow."""
 _CHUNK_BYTES: Final = 256 * 1024
 _MOST_PARTS: Final = 64
 """For one system call; the limit of the kernel is 1024."""
@@ -62,16 +83,23 @@ def load_head(packed: Part) -> Any:
     return marshal.loads(packed)  # noqa: S302  (from our own worker; it runs no code)
 
 
-def parse_frames(data: Part) -> Iterator[Frame]:
-    """Yield the whole frames without buffers that stand at the front of some memory."""
-    position = 0
-    while position + _SIZES.size <= len(data):
-        length, count = _SIZES.unpack_from(data, position)
-        end = position + _SIZES.size + length
-        if count or end > len(data):
-            return
-        yield load_head(data[position + _SIZES.size : end]), []
-        position = end
+def answer_part(answer: tuple[Any, ...]) -> bytes:
+    """Return an answer as it stands in a list of them, with others before and behind it."""
+    return marshal.dumps(answer, 2)  # from version 3 on, it refers to what else is in the list
+
+
+def answers_start(count: int, size: int) -> bytes:
+    """Return what goes before so many answers, so many bytes, to make a frame of them."""
+    return _SIZES.pack(_LIST.size + size, 0) + _LIST.pack(b"[", count)
+
+
+def parse_answers(data: bytes) -> list[tuple[Any, ...]]:
+    """Return the answers that stand in some memory, one behind the other."""
+    file = io.BytesIO(data)
+    answers: list[tuple[Any, ...]] = []
+    while file.tell() < len(data):
+        answers.append(marshal.load(file))  # noqa: S302  (as above)
+    return answers
 
 
 class FrameReader:
@@ -80,7 +108,7 @@ class FrameReader:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._rest = b""
-        self._head: tuple[Any, ...] = ()
+        self._head: Any = ()
         self._buffers: list[bytearray] = []
         self._missing: list[memoryview] = []
         """The parts of the buffers of the frame at hand that have not come yet."""

@@ -17,16 +17,17 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, Literal
 
-from penstock.attempt import Outcome
+from penstock.attempt import Outcome, Series
 from penstock.task_runners import Broken
 from penstock_runners.process_pool.crew import Crew, Plan, is_running
 from penstock_runners.process_pool.endings import stopped_early
-from penstock_runners.process_pool.jobs import Client, Job, JobQueue
+from penstock_runners.process_pool.jobs import Client, Job, JobQueue, Stretch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from penstock.attempt import Attempt
+    from penstock.task_runners import Returned
     from penstock_runners.process_pool.workers import Worker
 
 __all__ = ["Plan", "Pool"]
@@ -55,7 +56,13 @@ class Pool:
         self._clients: list[Client] = []
         self._queue = JobQueue()
         self._crew = Crew(
-            plan, self._numbers, self._queue, self._end, self._start_failed, self._wake
+            plan,
+            self._numbers,
+            self._queue,
+            self._end,
+            self._end_row,
+            self._start_failed,
+            self._wake,
         )
         self._failed_starts = 0
         self._idle_since: float | None = None
@@ -198,12 +205,22 @@ class Pool:
         self._idle_since = None
 
     def _take(self, client: Client, attempts: Sequence[Attempt]) -> None:
+        if isinstance(attempts, Series):
+            first, *_ = itertools.islice(self._numbers, len(attempts))
+            self._queue.push(Stretch(first, client, attempts, 0, len(attempts)))
+            return
         for attempt in attempts:
             job = Job(next(self._numbers), client, attempt)
             client.jobs[attempt.id] = job
             self._queue.push(job)
 
+    def _unfold(self, client: Client) -> None:
+        """Have a job for each of a client's attempts."""
+        self._queue.unfold(client)
+        self._crew.unfold(client)
+
     def _cancel(self, client: Client, attempt_ids: Sequence[int], hard: bool) -> None:
+        self._unfold(client)
         recalls: dict[Worker, list[int]] = {}
         for attempt_id in attempt_ids:
             job = client.jobs.get(attempt_id)
@@ -226,6 +243,7 @@ class Pool:
     def _close(self, client: Client, by: float) -> None:
         if client in self._clients:
             client.close_by = by
+            self._unfold(client)
             if client.jobs:
                 waiting = [i for i, job in client.jobs.items() if not is_running(job)]
                 self._cancel(client, waiting, hard=False)
@@ -257,6 +275,12 @@ class Pool:
         if client.close_by is not None:
             self._end_client_if_done(client)
 
+    def _end_row(self, client: Client, returned: Returned) -> None:
+        """As `_end`, of attempts of one stretch. Its client is not about to close."""
+        client.ended += len(returned.values)
+        self._failed_starts = 0
+        client.report(returned)
+
     def _start_failed(self, why: str) -> None:
         self._failed_starts += 1
         if self._failed_starts >= MOST_FAILED_STARTS:
@@ -272,10 +296,11 @@ class Pool:
             client.report(Broken(error, client.runner))
 
     def _end_all_of(self, client: Client, kind: Literal["lost", "stopped"], reason: str) -> None:
+        self._unfold(client)
         for job in tuple(client.jobs.values()):
             began = is_running(job)
             if job.worker is not None:
-                job.worker.sent.pop(job.number, None)
+                job.worker.take_off(job.number)
             else:
                 self._queue.drop(job)
             self._end(job, Outcome(job.attempt.id, kind, reason=reason, began=began))

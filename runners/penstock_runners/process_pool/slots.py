@@ -11,15 +11,20 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from typing import Final
+from typing import Any, Final
 
-from penstock_runners.process_pool.frames import Part, write_all
+from penstock_runners.process_pool.frames import (
+    Part,
+    answers_start,
+    parse_answers,
+    write_all,
+)
 
 __all__ = ["Slot", "SlotTable"]
 
 SLOT_BYTES: Final = 64 * 1024
 _HEAD_BYTES: Final = 64
-_NUMBER, _BEGAN, _CALLED, _HOLD, _LENGTH = range(5)
+_NUMBER, _BEGAN, _CALLED, _HOLD, _COUNT, _LENGTH = range(6)
 
 IDLE: Final = 0
 """The number of no call."""
@@ -110,12 +115,13 @@ class Slot:
         self._words[_HOLD] = now
 
     def note(self, part: Part) -> bool:
-        """Add to the journal; False if it does not fit."""
+        """Add an answer to the journal; False if it does not fit."""
         start = self._words[_LENGTH]
         end = start + len(part)
         if end > len(self._journal):
             return False
         self._journal[start:end] = part
+        self._words[_COUNT] += 1
         self._words[_LENGTH] = end  # last: what is not whole does not count
         return True
 
@@ -124,13 +130,15 @@ class Slot:
         length = self._words[_LENGTH]
         if length:
             with self._journal[:length] as written:
-                write_all(descriptor, (written,))
-            self._words[_LENGTH] = 0
+                write_all(descriptor, (answers_start(self._words[_COUNT], length), written))
+            self._words[_COUNT] = self._words[_LENGTH] = 0
 
-    def journal(self) -> bytes:
-        """Return what a dead worker left."""
+    def journal(self) -> list[tuple[Any, ...]]:
+        """Return the answers that a dead worker left."""
         length = self._words[_LENGTH]
-        return bytes(self._journal[:length]) if 0 <= length <= len(self._journal) else b""
+        if not 0 < length <= len(self._journal):
+            return []
+        return parse_answers(bytes(self._journal[:length]))
 
 
 def _anonymous_file() -> int:

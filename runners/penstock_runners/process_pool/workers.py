@@ -20,11 +20,12 @@ from loky.backend import resource_tracker as loky_resource_tracker
 from penstock.worker import errors
 from penstock_runners.process_pool import child, frames
 from penstock_runners.process_pool.frames import Frame, FrameReader
+from penstock_runners.process_pool.jobs import Job, Stretch, unfolded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from penstock_runners.process_pool.jobs import Client, Job
+    from penstock_runners.process_pool.jobs import Client
     from penstock_runners.process_pool.slots import Slot, SlotTable
 
 __all__ = ["Killing", "Phase", "Worker"]
@@ -102,8 +103,11 @@ class Worker:
         self.slot: Slot = table.slot(index)
         self.slot.clear()
         self.phase = Phase.STARTING
-        self.sent: dict[int, Job] = {}
+        self.sent: dict[int, Job | Stretch] = {}
         """Without an outcome, by number, in the order in which they run."""
+        self.calls = 0
+        """How many these are."""
+        self.has_stretches = False
         self.seconds_ahead = 0.0
         self.has_slow = False
         """What it was sent last is slow, or unknown."""
@@ -175,8 +179,8 @@ class Worker:
     @property
     def client(self) -> Client | None:
         """Whose calls it has; it never has those of two, so that one cannot hold up the other."""
-        for job in self.sent.values():
-            return job.client
+        for one in self.sent.values():
+            return one.client
         return None
 
     @property
@@ -204,6 +208,61 @@ class Worker:
             forgotten.append(self._parcels.popitem(last=False)[0])
         return forgotten
 
+    # --- what it was sent ---------------------------------------------------------------
+
+    def put_on(self, one: Job | Stretch) -> None:
+        """Note what it is sent."""
+        one.worker = self
+        self.sent[one.key] = one
+        self.calls += len(one)
+        self.seconds_ahead += one.estimate_seconds * len(one)
+        self.has_stretches = self.has_stretches or isinstance(one, Stretch)
+
+    def job(self, number: int) -> Job | None:
+        """Return what it was sent under a number, set apart from others if need be."""
+        found = self.sent.get(number)
+        if isinstance(found, Job):
+            return found
+        if not self.has_stretches or not any(
+            one.number <= number < one.number + len(one) for one in self.sent.values()
+        ):
+            return None
+        self.unfold()
+        return self.job(number)
+
+    def jobs(self) -> list[Job]:
+        """Return all that it was sent, set apart."""
+        self.unfold()
+        return [one for one in self.sent.values() if isinstance(one, Job)]
+
+    def take_off(self, number: int) -> Job | None:
+        """Take a job from those that have no outcome; None if it is none of them."""
+        job = self.job(number)
+        if job is not None:
+            del self.sent[number]
+            self._count_off(1, job.estimate_seconds)
+        return job
+
+    def advance(self, stretch: Stretch, count: int) -> None:
+        """Take the first of a stretch from those that have no outcome."""
+        stretch.advance(count)
+        if not len(stretch):
+            del self.sent[stretch.key]
+        self._count_off(count, stretch.estimate_seconds)
+
+    def _count_off(self, count: int, seconds: float) -> None:
+        self.calls -= count
+        if self.calls:
+            self.seconds_ahead -= seconds * count
+        else:
+            self.seconds_ahead, self.has_slow, self.has_stretches = 0.0, False, False
+
+    def unfold(self) -> None:
+        """Have a job for each of what it was sent."""
+        if self.has_stretches:
+            self.has_stretches = False
+            self.sent.update((one.number, one) for one in unfolded(self.sent, None))
+
     # --- reading ------------------------------------------------------------------------
 
     def read(self) -> Iterable[Frame] | None:
@@ -222,7 +281,7 @@ class Worker:
                 yield from self._reader.read()
         except (BlockingIOError, EOFError, OSError):
             # Blocking: a process that a task forked still has the pipe open.
-            yield from frames.parse_frames(self.slot.journal())
+            yield self.slot.journal(), []
 
     def read_stack(self) -> bool:
         """Take what the fault handler wrote; False at the end of the pipe."""

@@ -66,7 +66,7 @@ class ByValue:
         """All of them, as they would stand in a pickle; but for ``__main__``."""
 
     def __contains__(self, module: str) -> bool:
-        if module == "__main__" or _is_within(module, self._modules):
+        if module == "__main__" or (self._modules and _is_within(module, self._modules)):
             return True
         registered = cloudpickle.list_registry_pickle_by_value()
         if registered and _is_within(module, registered):

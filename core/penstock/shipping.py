@@ -74,8 +74,9 @@ class FunctionStore:
 
     def find(self, fn: Callable[..., Any]) -> Function:
         """Return the function as it is now. Raises `TypeError` if it cannot be pickled."""
-        self.by_value.note(getattr(fn, "__module__", None))
         sight = what_it_sees(fn, self.by_value)
+        if sight != ():  # else it goes by its name, and so does what its module defines
+            self.by_value.note(getattr(fn, "__module__", None))
         if sight is not None:
             known = self._seen.get(id(fn))
             if known is not None and _is_same(sight, known[1]):

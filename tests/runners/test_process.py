@@ -15,11 +15,13 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from tests.support import wait_until
 
 from penstock.task_runners import Siblings
 from penstock.testing.harness import RunnerHarness, live_children
 from penstock.testing.subjects import Gate, pass_gate
 from penstock_runners.process import ProcessPoolTaskRunner
+from penstock_runners.process_pool import pool
 from penstock_runners.process_pool.registry import POOLS
 from penstock_runners.thread_variables import THREAD_VARIABLES
 
@@ -287,6 +289,32 @@ def test_what_waits_behind_a_slow_one_goes_to_an_idle_worker(harness: RunnerHarn
     for attempt in quick:
         assert harness.value(harness.outcome(attempt)) == 0
     assert slow.id not in harness.outcomes
+    gate.open()
+    harness.outcome(slow)
+
+
+@pytest.mark.parametrize("is_fast_asleep", [False, True])
+def test_what_is_sent_at_once_is_watched(
+    harness: RunnerHarness, monkeypatch: pytest.MonkeyPatch, is_fast_asleep: bool
+) -> None:
+    if is_fast_asleep:
+        monkeypatch.setattr(pool, "RESTLESS_SECONDS", 0.0)
+    harness.run(nap, 0)  # a worker is ready, and has nothing to do
+    if is_fast_asleep:
+        assert isinstance(harness.runner, ProcessPoolTaskRunner)
+        assert harness.runner._lease is not None
+        the_pool = harness.runner._lease.pool
+        wait_until(lambda: the_pool.is_fast_asleep)
+    gate = harness.gate()
+    slow = harness.attempt(nap, 0, harness.gate(), gate, report_start=True)
+    harness.submit(slow)
+
+    def is_known_to_run() -> bool:
+        harness.read_events()
+        return slow.id in harness.starts
+
+    wait_until(is_known_to_run)
+    assert slow.id not in harness.outcomes, "its end is how this is known"
     gate.open()
     harness.outcome(slow)
 

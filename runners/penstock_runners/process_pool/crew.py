@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from penstock.task_runners import Returned
     from penstock_runners.process_pool.jobs import Client, JobQueue
 
-__all__ = ["Crew", "Plan", "is_running"]
+__all__ = ["TICK_SECONDS", "Crew", "Plan", "is_running"]
 
 TICK_SECONDS: Final = 0.02
 """How often the slots are looked at, while there is something to be seen there."""
@@ -118,9 +118,13 @@ class Crew:
                 self._feeder.forget(worker, numbers)
                 self._watch_for_room(worker.orders)
 
-    def serve(self, timeout: float | None) -> None:
-        """Wait for something to happen, and see to it."""
-        for key, events in self.selector.select(timeout):
+    def wait(self, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for something to happen, and return what has."""
+        return self.selector.select(timeout)
+
+    def see_to(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
+        """Do what is to be done about what has happened."""
+        for key, events in ready:
             # One that came earlier in this round may have buried the worker of this one.
             if self.selector.get_map().get(key.fd) is key:
                 key.data(events)
@@ -178,7 +182,7 @@ class Crew:
                 leave_by = now + LEAVE_SECONDS
                 for worker in self.workers:
                     worker.kill()
-            self.serve(leave_by - now)
+            self.see_to(self.wait(leave_by - now))
         self._parcels.close()
         self.selector.close()
         self._table.close()
@@ -200,11 +204,7 @@ class Crew:
 
     def feed(self) -> bool:
         """Send what can be sent, spawn one worker if needed; True if more may be needed."""
-        while len(self._queue):
-            worker = self._feeder.worker_with_room(self.workers)
-            if worker is None or not self._feeder.feed(worker):
-                break
-            self._watch_for_room(worker.orders)
+        self.feed_ready()
         if len(self._queue) and len(self.workers) < self._plan.max_workers:
             starting = sum(worker.phase is Phase.STARTING for worker in self.workers)
             if len(self._queue) > starting:
@@ -212,6 +212,23 @@ class Crew:
                 # At once for the next, and after what came meanwhile: each takes milliseconds.
                 return len(self._queue) > starting + 1
         return False
+
+    def feed_ready(self) -> None:
+        """Send what can be sent to the workers that there are."""
+        while len(self._queue):
+            worker = self._feeder.worker_with_room(self.workers)
+            if worker is None or not self._feeder.feed(worker):
+                break
+            self._watch_for_room(worker.orders)
+
+    def is_idle(self) -> bool:
+        """Whether no worker has anything to do, and one at least is ready."""
+        is_ready = False
+        for worker in self.workers:
+            if worker.sent:
+                return False
+            is_ready = is_ready or worker.phase is Phase.READY
+        return is_ready
 
     def _spawn(self) -> None:
         taken = {worker.index for worker in self.workers}
@@ -354,8 +371,8 @@ class Crew:
     # --- looking at the slots ---------------------------------------------------------------
 
     def _is_worth_watching(self, worker: Worker) -> bool:
-        if worker.calls > 1:
-            return True
+        if worker.calls != 1:
+            return worker.calls > 1
         return any(
             one.common.report_start and not (isinstance(one, Job) and one.is_started)
             for one in worker.sent.values()

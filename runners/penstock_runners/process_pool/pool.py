@@ -1,9 +1,10 @@
 """A pool of worker processes: one thread that feeds them, reads them, buries and replaces them.
 
 Everything in here but `submit`, `cancel`, `close` and `stop` happens on that thread, and those only
-leave it an order; so there is one lock, for the orders, and nothing else is shared. An attempt is
-in one of two places, the queue or the `sent` of one worker, and its outcome is reported where it
-is taken out for good: so it has exactly one.
+leave it an order. But for one thing: where nothing is under way, `submit` sends an attempt itself.
+So there is a lock for the orders, and one for all the rest, which the thread has unless it waits.
+An attempt is in one of two places, the queue or the `sent` of one worker, and its outcome is
+reported where it is taken out for good: so it has exactly one.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from penstock.attempt import Outcome, Series
 from penstock.task_runners import Broken
-from penstock_runners.process_pool.crew import Crew, Plan, is_running
+from penstock_runners.process_pool.crew import TICK_SECONDS, Crew, Plan, is_running
 from penstock_runners.process_pool.endings import stopped_early
 from penstock_runners.process_pool.jobs import Client, Job, JobQueue, Stretch
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "Pool"]
 
 MOST_FAILED_STARTS: Final = 3
+RESTLESS_SECONDS: Final = 1.0
+"""So long after the last news the thread looks around in every tick: then nobody has to wake it for
+what is sent without it."""
 
 
 class Pool:
@@ -64,6 +68,11 @@ class Pool:
             self._start_failed,
             self._wake,
         )
+        self._restless_until = 0.0
+        self.is_fast_asleep = False
+        """Nothing but news or `_wake` makes the thread look around, as what was sent needs."""
+        self._lock = threading.Lock()
+        """For what belongs to the pool's thread. Others may have it only where nothing happens."""
         self._failed_starts = 0
         self._idle_since: float | None = None
         self._is_stopping = False
@@ -87,11 +96,32 @@ class Pool:
     def submit(self, client: Client, attempts: Sequence[Attempt]) -> None:
         """Take attempts."""
         client.taken += len(attempts)
+        if len(attempts) == 1 and self._send_at_once(client, attempts):
+            return
         if not self._order(functools.partial(self._take, client, attempts)):
             client.ended += len(attempts)
             for attempt in attempts:
                 reason = "the worker processes are gone"
                 client.report(Outcome(attempt.id, "lost", reason=reason, began=False))
+
+    def _send_at_once(self, client: Client, attempts: Sequence[Attempt]) -> bool:
+        """Send attempts from the calling thread, if a worker and all others are idle.
+
+        Whoever waits for one short call after the other waits for one thread less.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            is_at_rest = self._takes_orders and not self._orders and not self._is_stopping
+            if not is_at_rest or len(self._queue) or not self._crew.is_idle():
+                return False
+            self._take(client, attempts)
+            self._crew.feed_ready()
+            if len(self._queue) or self.is_fast_asleep:
+                self._wake()
+            return True
+        finally:
+            self._lock.release()
 
     def cancel(self, client: Client, attempt_ids: Sequence[int], hard: bool) -> None:
         """Drop what has not begun; with `hard`, kill the workers of what has."""
@@ -155,19 +185,27 @@ class Pool:
         self._end_all()
 
     def _turn(self) -> None:
-        while self._orders:
-            self._orders.popleft()()
-        self._crew.sweep()
-        has_more = self._crew.feed()
-        wake_at = self._look_at_clock(time.monotonic())
-        self._is_asleep = True  # and only then the look at the orders: see `_order`
-        if self._orders or self._is_stopping or has_more:
-            self._crew.serve(0.0)
-        elif wake_at is None:
-            self._crew.serve(None)
-        else:
-            self._crew.serve(max(0.0, wake_at - time.monotonic()))
+        with self._lock:
+            while self._orders:
+                self._orders.popleft()()
+            self._crew.sweep()
+            has_more = self._crew.feed()
+            now = time.monotonic()
+            wake_at = self._look_at_clock(now)
+            self._is_asleep = True  # and only then the look at the orders: see `_order`
+            if self._orders or self._is_stopping or has_more:
+                timeout: float | None = 0.0
+            elif wake_at is not None:
+                timeout = max(0.0, wake_at - time.monotonic())
+            else:
+                timeout = TICK_SECONDS if now < self._restless_until else None
+            self.is_fast_asleep = timeout is None
+        ready = self._crew.wait(timeout)
         self._is_asleep = False
+        if ready:
+            self._restless_until = time.monotonic() + RESTLESS_SECONDS
+            with self._lock:
+                self._crew.see_to(ready)
 
     def _wake_up(self, events: int) -> None:
         del events
@@ -306,7 +344,7 @@ class Pool:
             self._end(job, Outcome(job.attempt.id, kind, reason=reason, began=began))
 
     def _end_all(self) -> None:
-        with self._orders_lock:
+        with self._lock, self._orders_lock:
             self._takes_orders = False
         while self._orders:
             self._orders.popleft()()

@@ -78,8 +78,20 @@ class Outlet:
 
     def send(self, head: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
         """Write a frame, or as much of it as there is room for; the rest goes by `write`."""
-        self._left += frames.as_views(frames.frame(head, buffers))
-        self.write()
+        parts = frames.frame(head, buffers)
+        if buffers or self._left:
+            self._left += frames.as_views(parts)
+            self.write()
+            return
+        (part,) = parts
+        try:
+            written = os.write(self.descriptor, part)
+        except BlockingIOError:
+            written = 0
+        except OSError:  # it is gone, as its death will tell
+            return
+        if written < len(part):
+            self._left.append(memoryview(part)[written:])
 
     def write(self) -> None:
         """Write as much as there is room for."""

@@ -121,8 +121,6 @@ class Wire:
 
     async def _leave(self, futures: list[Any], topics: list[str]) -> None:
         client = self._client
-        if futures:
-            await client.cancel(futures, asynchronous=True, force=True)
         client._event_handlers[self.topic] = _ignore  # some may be on their way yet
         is_forgotten, _ = await asyncio.gather(
             client.run_on_scheduler(_forget_topic, self.topic, topics, client.id),
@@ -133,6 +131,8 @@ class Wire:
                 client.unsubscribe_topic(topic)
         if topics and news.is_heard(client):  # somebody has come meanwhile
             client.subscribe_topic(news.TOPIC, client._event_handlers[news.TOPIC])
+        if futures:  # last: workers answer nobody while they give large results back
+            await client.cancel(futures, asynchronous=True, force=True)
 
     def look(self) -> None:
         """Ask the scheduler which workers there are; the answer will be posted."""

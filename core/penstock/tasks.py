@@ -2,49 +2,37 @@
 
 from __future__ import annotations
 
-import contextvars
-import dataclasses
 import functools
 import inspect
-import itertools
-import types
 from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
     Literal,
-    NamedTuple,
     ParamSpec,
     TypeVar,
     Unpack,
-    cast,
     overload,
 )
 
 from penstock import names, settings
 from penstock.cache_policies import task_input_hash
-from penstock.context import TAGS, current_run
-from penstock.definitions import Definition, HookFunction
-from penstock.engine.arguments import look_through, prerequisites, put_values, tolerated
+from penstock.engine.arguments import prerequisites
 from penstock.engine.async_direct import drive_async
 from penstock.engine.direct import drive
 from penstock.engine.execution import is_plain
 from penstock.engine.limits import Owner, TaskLimit
 from penstock.engine.rates import Rate
-from penstock.engine.series import RunSeries, can_be_series
 from penstock.engine.streams import is_found, iterate, iterate_async
 from penstock.engine.task_run import task_run
-from penstock.engine.visiting import engine_for
 from penstock.exceptions import (
     DefinitionError,
     NotSupportedError,
-    RunnerCannotError,
 )
 from penstock.explained import explained
-from penstock.futures import PenstockFuture, PenstockFutureList, SeriesFuture
+from penstock.futures import PenstockFuture, PenstockFutureList
 from penstock.hooks import adapt_retry_condition, adapt_transaction_hook, as_callables
 from penstock.keeping import check_storage, check_template, keeping_of, policy_of
-from penstock.logging import run_logger
 from penstock.mapping import map_runs
 from penstock.options import (
     RESULT_PLACES,
@@ -65,17 +53,18 @@ from penstock.options import (
     is_hard,
 )
 from penstock.retries import RetryPolicy, exponential_backoff
+from penstock.run_making import RunMaking, log_creation
 from penstock.runner_choice import handle_for
-from penstock.runs import FlowRun, Plan, TaskRun, made_at
+from penstock.runs import FlowRun, Plan
 from penstock.source_hashing import source_hash
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Generator
     from datetime import timedelta
     from typing import Self
 
-    from penstock.attempt import Siblings
+    from penstock.definitions import HookFunction
     from penstock.engine.dispatch import RunnerHandle
     from penstock.engine.driver import Engine
     from penstock.explaining import Explanation
@@ -88,24 +77,8 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVar("T")
 
-_NO_KEYWORDS: Mapping[str, Any] = types.MappingProxyType({})
-MOST_AT_ONCE = 64
-"""Of the runs of a map: the engine takes so many together, and hands out between them."""
-MOST_IN_SERIES = 1024
-"""So that the first ones run while the rest is looked at."""
 
-
-class _Place(NamedTuple):
-    """Where runs of a task are made, and when."""
-
-    plan: Plan
-    engine: Any
-    flow_run: FlowRun | None
-    parent: Run | None
-    first: State[Any]
-
-
-class Task(Definition[P, R_co]):
+class Task(RunMaking[P, R_co]):
     """A function whose calls are recorded, retried, timed, and may run elsewhere.
 
     Make one with the decorator `task`. A task belongs to no flow: where it is called decides.
@@ -310,7 +283,7 @@ class Task(Definition[P, R_co]):
         run = self._new_run(self._place(), args, kwargs, prerequisites(wait_for))
         run.seen = True  # its failure is raised, or returned, to the caller
         run.life = task_run(run, run.engine.rng)
-        _log_creation(run, "Executing %r immediately...")
+        log_creation(run, "Executing %r immediately...")
         if self.is_generator:
             return iterate_async(run) if self.is_async else _closing(run)
         if self.is_async:
@@ -428,98 +401,6 @@ class Task(Definition[P, R_co]):
             return [future.state for future in futures]
         return futures
 
-    def submit_run(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any = None
-    ) -> TaskRun:
-        """Make a run and hand it to the engine. For `submit`; use that."""
-        place = self._place_to_submit()
-        run = self._run_to_submit(place, args, kwargs, prerequisites(wait_for))
-        place.engine.submit([run])
-        return run
-
-    def submit_runs(
-        self,
-        calls: Iterable[tuple[tuple[Any, ...], Mapping[str, Any]]],
-        wait_for: Any,
-        prepare: Callable[[TaskRun], None],
-    ) -> list[TaskRun]:
-        """Make a run of each call and hand them to the engine, many at once. For `map`; use that.
-
-        Args:
-            calls: positional and keyword arguments of each.
-            wait_for: futures that must be over first.
-            prepare: called with each run before the engine has it.
-        """
-        place = self._place_to_submit()
-        # A runner that runs in its caller would have Ctrl-C wait until many of them have run.
-        most = 1 if place.plan.runner.capabilities.runs_in_caller else MOST_AT_ONCE
-        wait_for = prerequisites(wait_for)
-        runs: list[TaskRun] = []
-        for some in batched(calls, most):
-            made = len(runs)
-            place = place._replace(first=made_at(place.engine.clock.time()))
-            try:
-                for args, kwargs in some:
-                    run = self._run_to_submit(place, args, kwargs, wait_for)
-                    prepare(run)
-                    runs.append(run)
-            finally:  # also after Ctrl-C: what counts as begun must come to an end
-                place.engine.submit(runs[made:])
-        return runs
-
-    def place_of_series(self) -> _Place | None:
-        """Return where runs are made just now, if many can be one object there. For `map`."""
-        place = self._place_to_submit()
-        flow_run = place.flow_run
-        if (
-            flow_run is None
-            or place.parent is not flow_run
-            or flow_run.logs_creation
-            or not (flow_run.ledger is None or flow_run.ledger.is_empty())
-            or not can_be_series(place.plan)
-        ):
-            return None
-        return place
-
-    def submit_series(
-        self,
-        place: _Place,
-        calls: Iterator[tuple[tuple[Any, ...], Mapping[str, Any]]],
-        siblings: Siblings | None,
-    ) -> list[PenstockFuture[Any]]:
-        """Submit calls as runs that are one object while they can be. For `map`; use that.
-
-        Args:
-            place: as `place_of_series` gave it.
-            calls: positional and keyword arguments of each; nothing of them is a future.
-            siblings: what the attempts have in common.
-        """
-        plan, engine, flow_run, _, _ = place
-        assert flow_run is not None
-        context = contextvars.copy_context()
-        futures: list[PenstockFuture[Any]] = []
-        counter = flow_run.counters.setdefault(plan.name, itertools.count())
-        for some in batched(calls, MOST_IN_SERIES):
-            if not futures:
-                args, kwargs = some[0]
-                self._binder(*args, **kwargs)  # all of them have the same form
-            numbers = list(itertools.islice(counter, len(some)))  # at once: in a row
-            series = RunSeries(
-                plan,
-                engine,
-                flow_run,
-                some,
-                context=context,
-                siblings=siblings,
-                priority=self.priority,
-                first_number=numbers[0],
-                first_index=len(futures),
-            )
-            engine.count_in_series(flow_run, len(some))
-            engine.submit([series])
-            futures += [SeriesFuture(series, index) for index in range(len(some))]
-        return futures
-
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """Say whether such a call, here and now, would run or be served from the cache, and why.
 
@@ -540,73 +421,6 @@ class Task(Definition[P, R_co]):
             task 'train' would run: input 'lr' changed 0.1 to 0.2; helper clean() changed
         """
         return explained(self._bare_run(self._place(), args, kwargs))
-
-    def _place(self) -> _Place:
-        """Return where runs of the task are made just now."""
-        parent = current_run()
-        engine = engine_for(parent)
-        flow_run = cast(
-            "FlowRun | None",
-            parent if parent is None or parent.is_flow_run else parent.flow_run,
-        )
-        tags = TAGS.get()
-        planned = self if self._unbound is None else self._unbound
-        key = (planned, tags)
-        plans = engine.plans if flow_run is None else flow_run.plans
-        plan = plans.get(key)
-        if plan is None:
-            plan = plans[key] = planned.plan(engine.settings, flow_run, engine, tags)
-        if planned is not self:  # not kept: each access to a method makes a bound task
-            plan = dataclasses.replace(plan, subject=self, run_name=self._run_name)
-        return _Place(plan, engine, flow_run, parent, made_at(engine.clock.time()))
-
-    def _place_to_submit(self) -> _Place:
-        place = self._place()
-        plan = place.plan
-        if plan.refusal:
-            raise RunnerCannotError(
-                f"task {self.name!r} cannot be submitted to the task runner "
-                f"{plan.runner.description!r}: {plan.refusal}"
-            )
-        return place
-
-    def _run_to_submit(
-        self, place: _Place, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any
-    ) -> TaskRun:
-        run = self._new_run(place, args, kwargs, wait_for)
-        if self.priority:
-            run.priority = self.priority
-        run.context = contextvars.copy_context()
-        _log_creation(run, "Submitted task run %r for execution.")
-        return run
-
-    def _new_run(
-        self, place: _Place, args: tuple[Any, ...], kwargs: Mapping[str, Any], wait_for: Any
-    ) -> TaskRun:
-        parameters = self._binder(*args, **kwargs)
-        run = self._bare_run(place, args, kwargs)
-        flow_run = place.flow_run
-        if flow_run is not None:
-            name = place.plan.name
-            counter = flow_run.counters.get(name)
-            if counter is None:
-                counter = flow_run.counters.setdefault(name, itertools.count())
-            run.number = next(counter)
-        seen = look_through(parameters, flow_run, wait_for)
-        if seen is not None:
-            run.upstream, run.task_inputs, has_marks = seen
-            if has_marks and not run.upstream:
-                run.args = tuple(put_values(value) for value in args)
-                run.kwargs = {name: put_values(value) for name, value in kwargs.items()}
-            if wait_for is not None:
-                run.tolerates = frozenset(tolerated(wait_for))
-        place.engine.count_in(run)
-        return run
-
-    def _bare_run(self, place: _Place, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TaskRun:
-        """Return a run of which the runs around it know nothing yet."""
-        plan, engine, flow_run, parent, first = place
-        return TaskRun(plan, engine, flow_run, parent, args, kwargs or _NO_KEYWORDS, first, -1)
 
     # --- other forms -------------------------------------------------------------------
 
@@ -642,13 +456,6 @@ class Task(Definition[P, R_co]):
         return f"<Task {self.name!r}>"
 
 
-def batched(items: Iterable[T], most: int) -> Iterator[list[T]]:
-    """Yield the items in lists of at most so many."""
-    left = iter(items)
-    while some := list(itertools.islice(left, most)):
-        yield some
-
-
 def outcome_of(run: Run, state: State[Any]) -> Any:
     """Return the value of a run that was called directly, or raise why there is none."""
     if run.interrupt is not None:
@@ -681,16 +488,6 @@ def _docstring(fn: Any) -> str | None:
 
 def _needs_server(what: str, instead: str) -> NotSupportedError:
     return NotSupportedError(f"{what} needs a server, and Penstock has none; {instead}")
-
-
-def _log_creation(run: TaskRun, second: str) -> None:
-    flow_run = run.flow_run
-    if flow_run is None or not flow_run.logs_creation:
-        return
-    logger = run_logger(flow_run)
-    level = flow_run.creation_level
-    logger.log(level, "Created task run %r for task %r", run.name, run.plan.name)
-    logger.log(level, second, run.name)
 
 
 @overload

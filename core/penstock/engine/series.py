@@ -91,21 +91,21 @@ class RunSeries:
         first_number: int,
         first_index: int,
     ) -> None:
-        self.plan = plan
-        self.engine = engine
-        self.flow_run = flow_run
-        self.calls = calls
-        self.context = context
-        self.siblings = siblings
-        self.priority = priority
+        self.plan: Plan = plan
+        self.engine: Any = engine
+        self.flow_run: FlowRun = flow_run
+        self.calls: list[tuple[tuple[Any, ...], Mapping[str, Any]]] = calls
+        self.context: contextvars.Context = context
+        self.siblings: Siblings | None = siblings
+        self.priority: int = priority
         self.depth: int = 0
-        self.first_number = first_number
-        self.first_index = first_index
+        self.first_number: int = first_number
+        self.first_index: int = first_index
         self.origin: tuple[int, str, int] = (new_id_bits(), plan.name, first_number)
         self.at: float = engine.clock.time()
         self.values: list[Any] = [OPEN] * len(calls)
-        self.began = array.array("d", bytes(8 * len(calls)))
-        self.ended = array.array("d", bytes(8 * len(calls)))
+        self.began: array.array[float] = array.array("d", bytes(8 * len(calls)))
+        self.ended: array.array[float] = array.array("d", bytes(8 * len(calls)))
         self.left: int = len(calls)
         self.next_index: int = 0
         self.made: dict[int, TaskRun] = {}

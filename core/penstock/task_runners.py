@@ -233,7 +233,10 @@ class TaskRunner(abc.ABC):
 
     @abc.abstractmethod
     def submit(self, attempts: Sequence[Attempt]) -> None:
-        """Take all of these attempts. Batching and placement are the runner's."""
+        """Take all of these attempts. Batching and placement are the runner's.
+
+        Where it `takes_series`, they may be a `Series`; whose outcomes are then best `Returned`.
+        """
 
     @abc.abstractmethod
     def cancel(self, attempt_ids: Sequence[int], *, hard: bool = False) -> None:

@@ -190,7 +190,8 @@ class _Worker:
                 flushed = now
             if now - batch_began > GIVE_BACK_SECONDS:
                 rest = [each[0] for each in left]
-                self._give_back((), rest)
+                if rest:
+                    self._give_back((), rest)
                 begun += rest
         self._slot.end()
         self._outbox.flush()
@@ -198,10 +199,12 @@ class _Worker:
             self._owners.pop(number, None)
 
     def _give_back(self, asked: tuple[int, ...], numbers: Iterable[int]) -> None:
-        """Say which calls will not begin: those of these that are not begun, or given back."""
+        """Say which calls will not begin: those of these that are not begun, or given back.
+
+        What has ended is told with it; the driver may have asked for no more than that.
+        """
         own = [number for number in numbers if self._claim(number, _DRIVER)]
-        if asked or own:
-            self._outbox.send((frames.GIVEN_BACK, asked, own))
+        self._outbox.send((frames.GIVEN_BACK, asked, own))
 
     def _run_call(self, call: tuple[Any, ...], buffers: list[bytearray], began: float) -> float:
         """Run a call and note its answer; return when it ended."""

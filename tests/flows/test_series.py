@@ -1,0 +1,87 @@
+"""A plain map on worker processes, whose runs are one object while nothing sets them apart.
+
+Nobody can tell: each of them has a name, an id, states, logs, retries and its one end. How an item
+ends depends on the level of the log, as each end is a line at INFO; so most is tried at both.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from penstock import flow, task
+from penstock.settings import temporary_settings
+
+if TYPE_CHECKING:
+    import pathlib
+    from collections.abc import Iterator
+
+    from tests.flows.conftest import Log
+
+pytestmark = pytest.mark.usefixtures("sent_by_value")
+
+MANY = 3000
+PATIENCE_SECONDS = 20.0
+
+
+@pytest.fixture(params=[logging.WARNING, logging.INFO], ids=["quiet", "told"], autouse=True)
+def level(request: pytest.FixtureRequest, log: Log) -> Iterator[int]:
+    """Show the ends of task runs in the log, or not; that they are made is not shown."""
+    log.show(request.param)
+    with temporary_settings(logging_task_created_level="DEBUG"):
+        yield request.param
+
+
+class Notes:
+    """A file to which workers append: who ran, how often."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        self.path = path
+
+    def add(self, label: object) -> None:
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, f"{label}\n".encode())
+        os.close(file)
+
+    def read(self) -> dict[str, int]:
+        return collections.Counter(self.path.read_text().split()) if self.path.exists() else {}
+
+    def await_(self, label: str) -> None:
+        """Wait until somebody has noted this."""
+        deadline = time.monotonic() + 20.0
+        while label not in self.read():
+            assert time.monotonic() < deadline, f"nobody noted {label}"
+            time.sleep(0.002)
+
+
+@pytest.fixture
+def notes(tmp_path: pathlib.Path) -> Notes:
+    return Notes(tmp_path / "notes")
+
+
+def ends(futures: Any) -> dict[str, int]:
+    """Return how many ended how."""
+    return dict(collections.Counter(future.state.name for future in futures))
+
+
+def test_what_has_ended_is_told_while_the_next_one_of_its_batch_runs(notes: Notes) -> None:
+    @task
+    def work(number: int) -> int:
+        if number == 10:
+            notes.await_("go")
+        return number
+
+    @flow(task_runner="process:1")
+    def main() -> None:
+        futures = work.map(range(20), chunk=20)
+        assert [future.result(PATIENCE_SECONDS) for future in futures[:10]] == list(range(10))
+        assert not futures[10].done()
+        notes.add("go")
+        assert futures.result(PATIENCE_SECONDS) == list(range(20))
+
+    main()

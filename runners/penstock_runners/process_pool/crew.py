@@ -386,10 +386,10 @@ class Crew:
             number, began = worker.slot.number, worker.slot.began
             if worker.has_stretches and now - began < TICK_SECONDS / 2:
                 continue  # most likely it ends with those around it
-            worker.unfold()
             job = worker.job(number)
             if job is None:
                 continue
+            worker.unfold()
             if job.attempt.report_start and not job.is_started:
                 at = worker.slot.called or (began if now - began > LOADING_SECONDS else 0.0)
                 if at:

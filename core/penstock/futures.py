@@ -490,13 +490,22 @@ def _wait_for_all(wanted: Sequence[PenstockFuture[Any]], timeout: float | None) 
 
 
 def _awaited(futures: Sequence[PenstockFuture[Any]]) -> list[Any]:
-    """Return the runs, and the series of runs, that are not over, each once."""
+    """Return the runs that are not over, each once; a series, if nothing else is left in it."""
     awaited: dict[Any, None] = {}
+    wanted: dict[SeriesOfRuns, set[int]] = {}
     for future in futures:
         if future._run is None and not future._series.is_over:
-            awaited[future._series] = None
+            wanted.setdefault(future._series, set()).add(future._index)
         elif (one := future._awaited()) is not None:
             awaited[one] = None
+    for series, indexes in wanted.items():
+        others = set(range(len(series.values))) - indexes
+        if all(series.awaited(index) is not series for index in others):
+            awaited[series] = None
+            continue
+        for index in indexes:  # the series may last for long after these
+            if series.values[index] is OPEN and not series.run(index).is_over:
+                awaited[series.run(index)] = None
     return list(awaited)
 
 

@@ -13,8 +13,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.flows.conftest import PROCESSES
 
-from penstock import flow, task
+from penstock import flow, task, wait
 from penstock.settings import temporary_settings
 
 if TYPE_CHECKING:
@@ -67,6 +68,27 @@ def notes(tmp_path: pathlib.Path) -> Notes:
 def ends(futures: Any) -> dict[str, int]:
     """Return how many ended how."""
     return dict(collections.Counter(future.state.name for future in futures))
+
+
+def test_to_wait_for_some_of_a_map_is_not_to_wait_for_all_of_it(notes: Notes) -> None:
+    @task
+    def work(number: int) -> int:
+        if number >= 4:
+            notes.await_("go")
+        return number
+
+    @flow(task_runner=PROCESSES)
+    def main() -> None:
+        futures = work.map(range(40))
+        asked_at = time.monotonic()
+        done, not_done = wait(futures[:4], timeout=PATIENCE_SECONDS / 4)
+        assert (len(done), len(not_done)) == (4, 0)
+        assert time.monotonic() - asked_at < PATIENCE_SECONDS / 4, "and at once"
+        assert not any(future.done() for future in futures[4:])
+        notes.add("go")
+        assert futures.result(PATIENCE_SECONDS) == list(range(40))
+
+    main()
 
 
 def test_what_has_ended_is_told_while_the_next_one_of_its_batch_runs(notes: Notes) -> None:

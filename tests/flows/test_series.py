@@ -65,9 +65,27 @@ def notes(tmp_path: pathlib.Path) -> Notes:
     return Notes(tmp_path / "notes")
 
 
+@task
+def double(number: int) -> int:
+    return 2 * number
+
+
 def ends(futures: Any) -> dict[str, int]:
     """Return how many ended how."""
     return dict(collections.Counter(future.state.name for future in futures))
+
+
+def test_what_the_runs_have_in_common_and_cannot_travel_fails_each_of_them() -> None:
+    class Name(str):
+        """Text that `marshal` does not take for text."""
+
+    @flow(task_runner=PROCESSES, name=Name("named"))
+    def main() -> Any:
+        futures = double.map(range(5))
+        futures.wait(PATIENCE_SECONDS)
+        return ends(futures)
+
+    assert main() == {"Failed": 5}
 
 
 def test_to_wait_for_some_of_a_map_is_not_to_wait_for_all_of_it(notes: Notes) -> None:

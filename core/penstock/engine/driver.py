@@ -193,6 +193,10 @@ class Engine(Cancelling):
 
     def _begin_series(self, series: RunSeries) -> None:
         self.loop.in_flight += len(series)
+        try:
+            series.template = self.dispatcher.template_of(series)
+        except Exception:  # noqa: BLE001  (a value of the user's that cannot travel: each run says so)
+            series.make_all()
         self.dispatcher.enqueue_series(series)
         if series.flow_run.state.is_final():
             for run in series.make_all():

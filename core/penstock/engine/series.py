@@ -72,6 +72,7 @@ class RunSeries:
     Attributes:
         left: how many items have not ended, and are not made.
         next_index: the first item that the task runner has not got.
+        template: what the attempts have in common; set when the engine looks at the series.
     """
 
     is_series: ClassVar[bool] = True
@@ -110,7 +111,7 @@ class RunSeries:
         self.next_index: int = 0
         self.made: dict[int, TaskRun] = {}
         self.waiters: tuple[Waiter, ...] = ()
-        self._template: Attempt | None = None
+        self.template: Attempt | None = None
         # Of each piece that the task runner was given: the id of its first attempt, its items.
         self._ids: list[int] = []
         self._starts: list[int] = []
@@ -260,10 +261,8 @@ class RunSeries:
             self._stops.append(stop)
             self.next_index = stop
             calls = self.calls[start:stop]
-        template = self._template
-        if template is None:
-            template = self._template = self.engine.dispatcher.template_of(self)
-        return Series(first_id, template, calls, self.origin, start)
+        assert self.template is not None
+        return Series(first_id, self.template, calls, self.origin, start)
 
     def has_waiting(self, run: TaskRun) -> bool:
         """Whether this is a made run that waits here for its turn."""

@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.support import wait_until
 
 from penstock import PenstockFuture, State, flow, task
 from penstock.exceptions import TaskRunTimeoutError
@@ -405,6 +406,58 @@ def test_users_034_once_outside_of_any_flow(start: Callable[..., Program]) -> No
     program.interrupt()
     assert program.finish() < SOON_SECONDS
     program.assert_clean_interrupt()
+
+
+@pytest.mark.parametrize("level", ["WARNING", "INFO"])
+def test_users_034_once_in_the_middle_of_a_map_on_processes(
+    start: Callable[..., Program], tmp_path: Path, level: str
+) -> None:
+    program = start(
+        f"""
+        import os, pathlib
+        here = pathlib.Path({str(tmp_path)!r})
+
+        @task
+        def work(number):
+            if number >= 100:
+                (here / f"held-{{number}}").touch()
+                time.sleep(30)
+
+        futures = []
+
+        @flow(task_runner="process:2")
+        def main():
+            futures.extend(work.map(range(3000)))
+            while len(list(here.glob("held-*"))) < 2:
+                time.sleep(0.002)
+            ready()
+            futures[100].result()
+
+        try:
+            main()
+        finally:
+            states = [future.state.name for future in futures]
+            print(sorted(set(states[:100])), sorted(set(states[100:])), flush=True)
+            (here / "run").write_text(str(len(list(here.glob("held-*")))))
+        """,
+        PENSTOCK_LOGGING_LEVEL=level,
+        PENSTOCK_LOGGING_TASK_CREATED_LEVEL="DEBUG",
+    )
+    program.wait_for("READY")
+    program.interrupt()
+    assert program.finish() < SOON_SECONDS
+    program.assert_clean_interrupt()
+    assert program.output[-1] == "['Completed'] ['Cancelled']"
+    assert (tmp_path / "run").read_text() == "2", "nothing began after it"
+    wait_until(lambda: is_gone(program.process.pid))
+
+
+def is_gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 # --- twice -------------------------------------------------------------------------------

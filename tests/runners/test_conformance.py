@@ -4,6 +4,7 @@
 from the real one, so that a mistake in one of the three shows.
 """
 
+import dataclasses
 import marshal
 import os
 import pathlib
@@ -26,6 +27,8 @@ from penstock.task_runners import (
     Output,
     Packed,
     RemoteError,
+    Returned,
+    Series,
     Started,
     TaskRunner,
 )
@@ -358,6 +361,27 @@ class LosesOutput(SubprocessTaskRunner):
         super().open(lambda event: None if isinstance(event, Output) else report(event), options)
 
 
+class RepeatsTheFirst(ThreadPoolTaskRunner):
+    def submit(self, attempts: Sequence[Attempt]) -> None:
+        super().submit([attempts[0]._replace(id=attempt.id) for attempt in attempts])
+
+
+class MixesUpRows(SequentialTaskRunner):
+    """Reports the values of a series from the last to the first."""
+
+    capabilities = dataclasses.replace(SequentialTaskRunner.capabilities, takes_series=True)
+
+    def open(self, report: Callable[[Event], None], options: Mapping[str, Any]) -> None:
+        self.report = report
+        super().open(report, options)
+
+    def submit(self, attempts: Sequence[Attempt]) -> None:
+        assert isinstance(attempts, Series)
+        values = [one.fn(*one.args) for one in reversed(attempts)]
+        times = [time.monotonic()] * len(values)
+        self.report(Returned(attempts.first_id, values, times, [0.0] * len(values), "here"))
+
+
 @pytest.mark.parametrize(
     ("runner", "check", "complaint"),
     [
@@ -383,6 +407,12 @@ class LosesOutput(SubprocessTaskRunner):
             DeafToCancel(1),
             "test_what_runs_is_stopped_and_gives_its_slot_back",
             "what runs|one outcome",
+        ),
+        (RepeatsTheFirst(1), "test_a_series_is_a_sequence_of_attempts", "takes a series"),
+        (
+            MixesUpRows(),
+            "test_each_of_a_series_returns_its_value_and_when_it_began",
+            "a value of its own",
         ),
         (TakesForks(1), "test_a_forked_child_is_told", "RuntimeError"),
     ],

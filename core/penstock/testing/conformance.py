@@ -23,11 +23,12 @@ from penstock.testing.conformance_crossing import CrossingChecks
 from penstock.testing.conformance_failures import FailureChecks
 from penstock.testing.conformance_life import LifeChecks
 from penstock.testing.conformance_outcomes import OutcomeChecks
+from penstock.testing.conformance_series import SeriesChecks
 
 __all__ = ["TaskRunnerConformance"]
 
 
 class TaskRunnerConformance(
-    OutcomeChecks, FailureChecks, CancellingChecks, CrossingChecks, LifeChecks
+    OutcomeChecks, FailureChecks, CancellingChecks, CrossingChecks, SeriesChecks, LifeChecks
 ):
     """Subclass it in a test module, with a name that begins with `Test`, and add `make_runner`."""

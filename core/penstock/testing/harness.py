@@ -23,6 +23,8 @@ from penstock.task_runners import (
     Output,
     Packed,
     RemoteError,
+    Returned,
+    Series,
     Started,
     TaskRunner,
 )
@@ -103,6 +105,26 @@ class RunnerHarness:
         """Hand over all of these, whatever the credit."""
         self._submitted.update(attempt.id for attempt in attempts)
         self.runner.submit(attempts)
+
+    def series(self, fn: Callable[..., Any], calls: Sequence[Any], **options: Any) -> Series:
+        """Return a new series, not submitted.
+
+        Args:
+            fn: the function.
+            calls: positional arguments of each.
+            options: further fields of `Attempt`, which all of them have in common.
+        """
+        options.setdefault("environment", environment())
+        first_id, *_ = [next(self._ids) for _ in calls]
+        template = Attempt(0, fn, **options)
+        return Series(first_id, template, [(tuple(args), {}) for args in calls], (1, "item", 0), 0)
+
+    def submit_series(self, series: Series) -> list[Attempt]:
+        """Hand over a series, whatever the credit, and return its attempts."""
+        attempts = list(series)
+        self._submitted.update(attempt.id for attempt in attempts)
+        self.runner.submit(series)
+        return attempts
 
     def run(self, fn: Callable[..., Any], *args: Any, **options: Any) -> Outcome:
         """Submit one attempt and wait for its outcome."""
@@ -186,22 +208,45 @@ class RunnerHarness:
                 self.faults.append(f"attempt {event.attempt_id} has logged after its outcome")
             self.outputs.setdefault(event.attempt_id, []).extend(event.records)
         elif isinstance(event, Outcome):
-            if event.attempt_id not in self._submitted:
-                self.faults.append(f"an outcome for {event.attempt_id}, never submitted")
-            if event.attempt_id in self.outcomes:
-                first = self.outcomes[event.attempt_id].kind
-                self.faults.append(
-                    f"attempt {event.attempt_id} ended twice: {first}, then {event.kind}"
-                )
-            else:
-                if event.began_at is not None:
-                    began = Started(event.attempt_id, event.worker, event.began_at)
-                    self.starts.setdefault(event.attempt_id, began)
-                self.outcomes[event.attempt_id] = event
-                self.order.append(event.attempt_id)
+            self._book(event)
+        elif isinstance(event, Returned):
+            if not self.capabilities.takes_series:
+                self.faults.append("`Returned` is for runners that take series")
+            for outcome in outcomes_in(event):
+                self._book(outcome)
         elif isinstance(event, Broken):
             self.faults.append(f"the runner is broken: {event.error!r}")
         return True
+
+    def _book(self, outcome: Outcome) -> None:
+        attempt_id = outcome.attempt_id
+        if attempt_id not in self._submitted:
+            self.faults.append(f"an outcome for {attempt_id}, never submitted")
+        if attempt_id in self.outcomes:
+            first = self.outcomes[attempt_id].kind
+            self.faults.append(f"attempt {attempt_id} ended twice: {first}, then {outcome.kind}")
+            return
+        if outcome.began_at is not None:
+            began = Started(attempt_id, outcome.worker, outcome.began_at)
+            self.starts.setdefault(attempt_id, began)
+        self.outcomes[attempt_id] = outcome
+        self.order.append(attempt_id)
+
+
+def outcomes_in(event: Returned) -> list[Outcome]:
+    """Return the outcomes that an event stands for."""
+    first_id, values, began_at, seconds, worker = event
+    return [
+        Outcome(
+            first_id + place,
+            "returned",
+            value,
+            duration_seconds=took,
+            worker=worker,
+            began_at=began,
+        )
+        for place, (value, began, took) in enumerate(zip(values, began_at, seconds, strict=True))
+    ]
 
 
 def environment(number: int = 0, **shared: Any) -> Environment:

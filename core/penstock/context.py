@@ -70,7 +70,7 @@ def tags(*names: str) -> Iterator[frozenset[str]]:
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"a tag is a string, not {name!r}")
-    token = TAGS.set(TAGS.get() | frozenset(names))
+    token = TAGS.set(TAGS.get() | frozenset(map(str.__str__, names)))  # plain ones, of an enum, too
     try:
         yield TAGS.get()
     finally:

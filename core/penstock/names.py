@@ -152,7 +152,7 @@ def check_name(name: object, kind: str) -> str:
                 f"The flow name {name!r} has {' '.join(found)} in it; none of "
                 f"{' '.join(BANNED_IN_FLOW_NAMES)} may be in a flow's name."
             )
-    return name
+    return str.__str__(name)  # a plain one, also of an enum, as no other travels
 
 
 def compile_run_name(

@@ -210,7 +210,7 @@ def checked_tags(tags: object, owner: str) -> frozenset[str]:
     for tag in found:
         if not tag or not isinstance(tag, str):
             raise DefinitionError(f"{owner}: a tag is a string with something in it, not {tag!r}")
-    return frozenset(found)
+    return frozenset(map(str.__str__, found))  # plain ones, also of an enum
 
 
 def checked_timeout(value: object, owner: str) -> float | None:

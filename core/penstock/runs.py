@@ -297,7 +297,7 @@ class Run:
 
     @name.setter
     def name(self, name: str) -> None:
-        self._name = name
+        self._name = str.__str__(name)  # a plain one, also of an enum, as no other travels
 
     def _default_name(self) -> str:
         return self.plan.name

@@ -6,6 +6,7 @@ Names, ids, parameters, tags, the runtime, and the context variables that are de
 from __future__ import annotations
 
 import contextvars
+import enum
 import importlib
 import os
 import subprocess
@@ -33,6 +34,25 @@ TENANT: contextvars.ContextVar[Any] = contextvars.ContextVar("TENANT")
 
 
 # --- the run ------------------------------------------------------------------------------
+
+
+class Kind(enum.StrEnum):
+    NIGHTLY = "nightly"
+
+
+def test_user_023_names_and_tags_may_be_those_of_an_enum(anywhere: str) -> None:
+    @task(name=Kind.NIGHTLY, tags=[Kind.NIGHTLY], task_run_name=lambda: Kind.NIGHTLY)
+    def seen() -> tuple[str | None, list[str]]:
+        return runtime_task_run.name, runtime_task_run.tags
+
+    @flow(name=Kind.NIGHTLY, flow_run_name=Kind.NIGHTLY, task_runner=anywhere)
+    def census() -> tuple[str | None, list[str]]:
+        with tags(Kind.NIGHTLY):
+            return seen.submit().result()
+
+    name, found = census()
+    assert (name, set(found)) == ("nightly", {"nightly"})
+    assert {type(text) for text in (name, *found)} == {str}
 
 
 def about_the_run() -> dict[str, Any]:

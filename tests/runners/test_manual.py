@@ -9,7 +9,7 @@ from queue import SimpleQueue
 import pytest
 
 from penstock.attempt import Attempt, Outcome
-from penstock.task_runners import Capabilities, Event, Started
+from penstock.task_runners import Capabilities, Event, Returned, Started
 from penstock.testing import ManualClock, ManualTaskRunner
 
 
@@ -64,6 +64,17 @@ def test_each_end_is_reported_as_told(
     assert (ends[0].value, ends[1].error, ends[2].reason) == ("value", error, "gone")
     assert ends[6].value == 3
     assert runner.open_attempts == []
+
+
+def test_a_row_of_attempts_returns_as_one_event(
+    runner: ManualTaskRunner, events: "SimpleQueue[Event]"
+) -> None:
+    runner.finish_row(1, "ab", at=5.0)
+    assert events.get_nowait() == Returned(1, ["a", "b"], [5.0, 5.0], [0.0, 0.0], "manual")
+    with pytest.raises(LookupError, match=r"attempt 4 is not open; open are \[3\]"):
+        runner.finish_row(3, "cd")
+    assert events.empty()
+    assert [attempt.id for attempt in runner.open_attempts] == [3]
 
 
 def test_an_attempt_ends_once(runner: ManualTaskRunner) -> None:

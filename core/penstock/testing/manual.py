@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from typing import TYPE_CHECKING, Any
 
-from penstock.task_runners import Capabilities, Outcome, Started, TaskRunner
+from penstock.task_runners import Capabilities, Outcome, Returned, Started, TaskRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -74,6 +74,22 @@ class ManualTaskRunner(TaskRunner):
     def finish(self, attempt_id: int, value: Any = None) -> None:
         """An attempt returns `value`."""
         self._end(Outcome(attempt_id, "returned", value, worker=WORKER))
+
+    def finish_row(self, first_id: int, values: Sequence[Any], at: float = 0.0) -> None:
+        """Attempts of a `Series`, one after the other, return these values, as one event.
+
+        Args:
+            first_id: of the first of them.
+            values: of as many as these.
+            at: when their functions began, as in `start`.
+        """
+        ids = range(first_id, first_id + len(values))
+        for attempt_id in ids:
+            self._expect_open(attempt_id)
+        for attempt_id in ids:
+            del self._open_attempts[attempt_id]
+        count = len(values)
+        self.report(Returned(first_id, list(values), [at] * count, [0.0] * count, WORKER))
 
     def fail(self, attempt_id: int, error: BaseException) -> None:
         """An attempt raises `error`."""

@@ -8,6 +8,7 @@ from penstock.attempt import Outcome
 from penstock.engine.arguments import runs_needed_for
 from penstock.engine.attempts import Attempts
 from penstock.engine.commands import CancelRun
+from penstock.engine.series import apart
 from penstock.states import State, StateType
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Cancelling(Attempts):
         for child in list(run.active):
             if child.is_series:
                 child.make_all()
-        return {child for child in run.active if not child.is_series}
+        return set(apart(list(run.active)))  # a copy: other threads make runs meanwhile
 
     def abandon_children(self, run: FlowRun) -> None:
         """End, on paper, what did not end when it was asked to."""

@@ -94,7 +94,8 @@ class Capabilities:
     """Attempts may say which workers they are for."""
     takes_series: bool = False
     """Gains from a `Series`, and so gets the attempts of a plain `.map()` as one. They are a
-    sequence for `submit()` like any other; their outcomes may be reported as `Returned`."""
+    sequence for `submit()` like any other; their outcomes may be reported as `Returned`. Counts
+    only with `pickles`, as attempts in this process have a context each."""
     runs_in_caller: bool = False
     """`submit()` runs the attempt in the calling thread, before it returns."""
 

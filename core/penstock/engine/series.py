@@ -41,6 +41,7 @@ def can_be_series(plan: Plan) -> bool:
     """Whether nothing about a task makes each of its runs ask the driver for more than a place."""
     return (
         plan.runner.capabilities.takes_series
+        and plan.runner.capabilities.pickles
         and plan.is_plain
         and plan.run_name is None
         and plan.keeping is None

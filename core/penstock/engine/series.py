@@ -137,10 +137,11 @@ class RunSeries:
         """Return the result of an item, unpacked by whoever asks first."""
         value = self.values[index]
         if type(value) is Packed:
+            loaded = value.load()  # the user's code: it may ask for anything that is locked
             with self._lock:  # everybody gets the same object
+                if self.values[index] is value:
+                    self.values[index] = loaded
                 value = self.values[index]
-                if type(value) is Packed:
-                    value = self.values[index] = value.load()
         return value
 
     def awaited(self, index: int) -> RunSeries | TaskRun | None:

@@ -288,16 +288,23 @@ class RunSeries:
         return self._ids[piece] + index - self._starts[piece]
 
     def take_returned(self, index: int, event: Returned, ahead: float) -> bool:
-        """Note the results of items, the first of which is given; false if one of them is made.
+        """Note the results of items, the first of which is given, if none has a story of its own.
 
         Args:
             index: of the first.
             event: what the runner reports.
             ahead: what the seconds since the epoch are ahead of the monotonic clock.
+
+        Returns:
+            Whether it did: not if one of them is made, is no item of this, or has returned before.
         """
         stop = index + len(event.values)
+        if self.index_of(event.first_id + stop - index - 1) != stop - 1:
+            return False
         with self._lock:
             if self.made and not self.made.keys().isdisjoint(range(index, stop)):
+                return False
+            if any(self.ended[index:stop]):
                 return False
             self.began[index:stop] = array.array("d", [at + ahead for at in event.began_at])
             self.ended[index:stop] = array.array("d", [self.engine.clock.time()]) * (stop - index)

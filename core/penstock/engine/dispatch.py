@@ -148,7 +148,8 @@ class Dispatcher:
 
     def enqueue_series(self, series: RunSeries) -> None:
         """Take a series whose runs are ready."""
-        self._series.append(series)
+        if not series.is_over:  # as each of them was made before the driver came to look at it
+            self._series.append(series)
         self._line_up(series)
 
     def _line_up(self, run: Run | RunSeries) -> None:
@@ -236,12 +237,10 @@ class Dispatcher:
                 return series, index
         return None, -1
 
-    def series_over(self, series: RunSeries) -> bool:
-        """Nothing comes any more of a series as such; false if that was known."""
-        if series not in self._series:
-            return False
-        self._series.remove(series)
-        return True
+    def forget_series(self, series: RunSeries) -> None:
+        """Look for no attempt in this series any more."""
+        if series in self._series:
+            self._series.remove(series)
 
     def end_attempt(self, outcome: Outcome) -> Run | None:
         """Return the run that an outcome is for; None for a late one, which nobody wants."""

@@ -193,19 +193,15 @@ class Engine(Cancelling):
 
     def _begin_series(self, series: RunSeries) -> None:
         self.loop.in_flight += len(series)
-        try:
-            series.template = self.dispatcher.template_of(series)
-        except Exception:  # noqa: BLE001  (a value of the user's that cannot travel: each run says so)
-            series.make_all()
-        self.dispatcher.enqueue_series(series)
-        if series.flow_run.state.is_final():
+        if series.flow_run.state.is_final():  # so that no runner is opened for it
             for run in series.make_all():
                 self.cancel_one(run, "the flow run around it is over", kill=True)
+        else:
+            self.dispatcher.enqueue_series(series)
 
     def series_over(self, series: RunSeries) -> None:
         """All of a series have ended, or are runs of their own: tell who waits. Under the turn."""
-        if not self.dispatcher.series_over(series):
-            return
+        self.dispatcher.forget_series(series)
         with self._lock:
             waiters, series.waiters = series.waiters, ()
         for waiter in waiters:

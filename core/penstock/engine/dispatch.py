@@ -311,10 +311,18 @@ class Dispatcher:
     def _feed_piece(self, handle: RunnerHandle, place: Place) -> None:
         """Give a runner the next of a series, as much as it has credit for."""
         series: Any = place[2]
-        piece = series.take(handle.allowance, self._next_attempt_id)
+        if series.template is None:
+            try:
+                series.template = self._template_of(series)
+            except Exception:  # noqa: BLE001  (each run meets it again, and tells of it as its own)
+                for run in series.take_apart():
+                    self._line_up(run)
+                return
+        piece = series.take(handle.allowance, self._next_attempt_id, series.template)
+        if not series.is_handed_out:
+            heapq.heappush(handle.ready, place)  # for what is left, at the same place in the order
         if piece is None:
             return
-        heapq.heappush(handle.ready, place)  # for what is left, at the same place in the order
         if not isinstance(piece, Series):
             handle.allowance -= 1
             self._go(piece)
@@ -338,11 +346,10 @@ class Dispatcher:
             for attempt in attempts:
                 self._report(Outcome(attempt.id, "lost", reason=reason, began=None))
 
-    def template_of(self, series: RunSeries) -> Attempt:
+    def _template_of(self, series: RunSeries) -> Attempt:
         """Return what the attempts of a series have in common."""
         run = series.specimen()
-        environment = self._environment_of(run)
-        return self._attempt(run, 0, None, environment)
+        return self._attempt(run, 0, None, self._environment_of(run))
 
     def take(self, run: Run) -> None:
         """Make the next attempt of a run whose place is there."""
@@ -417,23 +424,11 @@ class Dispatcher:
             heapq.heappush(handle.ready, place)
         while handle.ready:
             waits: Any = heapq.heappop(handle.ready)[2]
-            if waits.is_series:
-                self._fail_series(waits, reason)
-            else:
-                self._go(waits)
+            for run in waits.take_apart() if waits.is_series else (waits,):
+                self._go(run)
         attempts, handle.batch = handle.batch, []
         for attempt in attempts:
             self._report(Outcome(attempt.id, "abandoned", reason=reason, began=False))
-
-    def _fail_series(self, series: RunSeries, reason: str) -> None:
-        while (piece := series.take(len(series), self._next_attempt_id)) is not None:
-            if isinstance(piece, Series):
-                ids = range(piece.first_id, piece.first_id + len(piece))
-                self._next_attempt_id = ids.stop
-                for attempt_id in ids:
-                    self._report(Outcome(attempt_id, "abandoned", reason=reason, began=False))
-            else:
-                self._go(piece)
 
     def feed_again(self, handle: RunnerHandle) -> None:
         """A runner may have credit again."""

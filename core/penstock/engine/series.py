@@ -73,7 +73,7 @@ class RunSeries:
     Attributes:
         left: how many items have not ended, and are not made.
         next_index: the first item that the task runner has not got.
-        template: what the attempts have in common; set when the engine looks at the series.
+        template: what its attempts have in common, once the dispatcher has made it.
     """
 
     is_series: ClassVar[bool] = True
@@ -176,7 +176,7 @@ class RunSeries:
             return run
 
     def make_all(self) -> list[TaskRun]:
-        """Make all that have not ended, and return them."""
+        """Make all that have not returned, and return them."""
         return [self.run(index) for index, end in enumerate(self.values) if end is OPEN]
 
     def _make(self, index: int) -> TaskRun:
@@ -239,12 +239,13 @@ class RunSeries:
         """Whether nothing of it waits for the task runner."""
         return self.next_index >= len(self.values)
 
-    def take(self, most: int, first_id: int) -> TaskRun | Series | None:
+    def take(self, most: int, first_id: int, template: Attempt) -> TaskRun | Series | None:
         """Return what comes next: a run that is made already, or a piece of at most so many.
 
         Args:
             most: at least 1.
             first_id: of the attempt that the first of a piece will be; the others follow.
+            template: of these attempts.
         """
         with self._lock:
             start, size = self.next_index, len(self.values)
@@ -263,8 +264,13 @@ class RunSeries:
             self._stops.append(stop)
             self.next_index = stop
             calls = self.calls[start:stop]
-        assert self.template is not None
-        return Series(first_id, self.template, calls, self.origin, start)
+        return Series(first_id, template, calls, self.origin, start)
+
+    def take_apart(self) -> list[TaskRun]:
+        """Return all that wait for the task runner as runs of their own, which wait elsewhere."""
+        runs = [self.run(index) for index in range(self.next_index, len(self))]
+        self.next_index = len(self)
+        return [run for run in runs if not run.is_over]
 
     def has_waiting(self, run: TaskRun) -> bool:
         """Whether this is a made run that waits here for its turn."""

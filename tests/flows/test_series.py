@@ -311,19 +311,6 @@ def test_what_cannot_be_pickled_hurts_its_item_only() -> None:
     main()
 
 
-def test_what_the_runs_have_in_common_and_cannot_travel_fails_each_of_them() -> None:
-    class Name(str):
-        """Text that `marshal` does not take for text."""
-
-    @flow(task_runner=PROCESSES, name=Name("named"))
-    def main() -> Any:
-        futures = double.map(range(5))
-        futures.wait(PATIENCE_SECONDS)
-        return ends(futures)
-
-    assert main() == {"Failed": 5}
-
-
 def exit_at_once() -> None:
     os._exit(3)
 

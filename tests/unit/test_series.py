@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import enum
 import itertools
 import logging
 import pickle
@@ -33,10 +32,10 @@ from penstock.engine.loop import RealClock
 from penstock.engine.series import RunSeries
 from penstock.exceptions import CancelledRun, UnobservedFailureError, WorkerLost
 from penstock.futures import SeriesFuture
-from penstock.runs import TaskRun
+from penstock.run_making import MOST_IN_SERIES
+from penstock.runs import Run, TaskRun
 from penstock.states import Completed
 from penstock.task_runners import Broken, Capabilities, Outcome, Output, SlotsChanged, Started
-from penstock.tasks import MOST_IN_SERIES
 from penstock.testing import ManualTaskRunner
 from penstock.testing.utilities import EngineForTest, engine_for_test, test_harness
 from penstock.worker.here import own_in_series
@@ -747,15 +746,19 @@ def test_the_items_of_a_runner_that_breaks_are_crashed_but_for_what_has_returned
         assert all("OSError: power" in str(future.state) for future in futures[1:])
 
 
-class Tag(enum.StrEnum):
-    ODD = "odd"
-
-
 def test_what_cannot_be_said_of_a_run_to_a_worker_fails_the_runs_and_nothing_else(
-    bench: Bench,
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`marshal` takes no subclass of `str`."""
-    futures = work.with_options(tags=[Tag.ODD]).map(range(3))
+    dispatcher = bench.engine.dispatcher
+    environment_of = dispatcher._environment_of
+
+    def refusing(run: Run) -> Any:
+        if "odd" in run.tags:
+            raise ValueError("nobody can say that")
+        return environment_of(run)
+
+    monkeypatch.setattr(dispatcher, "_environment_of", refusing)
+    futures = work.with_options(tags=["odd"]).map(range(3))
     futures.wait()
     assert [future.state.name for future in futures] == ["Failed"] * 3
     assert isinstance(futures[0].exception(), ValueError)

@@ -25,6 +25,7 @@ __all__ = [
     "Outcome",
     "OutcomeKind",
     "Packed",
+    "PackedState",
     "RemoteError",
     "ResultPlace",
     "Series",
@@ -179,6 +180,12 @@ class Packed(NamedTuple):
     def load(self) -> Any:
         """Return the result. Runs the user's code, as unpickling does."""
         return pickle.loads(self.data, buffers=self.buffers)
+
+
+class PackedState(Packed):
+    """A result that is a `State`: the engine unpacks it, as it says how the run ended."""
+
+    __slots__ = ()
 
 
 class KeptResult:

@@ -427,7 +427,7 @@ class PenstockFutureList(list[PenstockFuture[R]], Generic[R]):
 
     def cancel(self, kill: bool = False) -> bool:
         """Cancel all runs that are not over; see `PenstockFuture.cancel`."""
-        runs = [future.run for future in self]
+        runs = [future.run for future in self if not future.done()]
         if not runs:
             return False
         return bool(runs[0].engine.cancel(runs, "cancelled by request", kill=kill))

@@ -222,7 +222,7 @@ def holds_no_future(items: list[Any]) -> bool:
         return True
     try:
         return all(is_without_futures(item) for item in items)
-    except Exception:  # noqa: BLE001  (a container of the user's: its own run, and no other, fails)
+    except Exception:  # noqa: BLE001  (a container of the user's; raised when its turn comes)
         return False
 
 

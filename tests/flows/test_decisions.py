@@ -667,6 +667,48 @@ def test_d10_the_state_of_a_task_may_be_returned(runner: str) -> None:
         main(bad)
 
 
+class NotThere:
+    """What is in a state that comes home, and cannot be made there."""
+
+    def __reduce__(self) -> Any:
+        return vars, (0,)
+
+
+def test_d10_a_state_that_a_task_returns_is_its_own_on_any_runner(anywhere: str) -> None:
+    @task(retries=1)
+    def say(word: str) -> Any:
+        if word == "no":
+            return Failed("said so")
+        if word == "large":
+            return Completed("x" * 2_000_000, message="well done")
+        return Completed([word], message="well done")
+
+    @flow(task_runner=anywhere)
+    def main() -> Any:
+        futures = [say.submit("yes"), *say.map(["large", "no", "yes"])]
+        for future in futures:
+            future.wait()
+        states = [str(future.state) for future in futures]
+        assert states == ["Completed('well done')"] * 2 + ["Failed('said so')"] + states[:1]
+        assert [future.run.run_count for future in futures] == [1, 1, 2, 1]
+        assert futures[0].result() == ["yes"]
+        assert len(futures[1].result()) == 2_000_000
+
+    main()
+
+
+def test_d10_a_state_that_cannot_be_had_is_a_failure(elsewhere: str) -> None:
+    @task
+    def say() -> Any:
+        return Completed(NotThere())
+
+    @flow(task_runner=elsewhere)
+    def main() -> Any:
+        return say.submit().exception()
+
+    assert isinstance(main(), TypeError)
+
+
 def test_d10_return_state_gives_the_state_of_the_whole(runner: str) -> None:
     @flow(task_runner=runner)
     def main() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from penstock.attempt import Outcome, RemoteError
+from penstock.attempt import Outcome, PackedState, RemoteError
 from penstock.engine.commands import (
     AGAIN,
     BUSY,
@@ -277,6 +277,11 @@ def conclusion(run: Run, report: Report) -> State[Any]:
 
 def returned(value: Any) -> State[Any]:
     """Return the state that a function's return value means; a `State` is taken at its word."""
+    if type(value) is PackedState:
+        try:
+            value = value.load()
+        except Exception as error:  # noqa: BLE001  (of what the user has put into the state)
+            return failure(error, "Task run")
     if isinstance(value, State):
         if value.is_final():
             return value

@@ -16,7 +16,7 @@ from .prints import captured
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["INLINE", "KEPT", "PACKED", "RAISED", "Ending", "loading", "run"]
+__all__ = ["INLINE", "KEPT", "PACKED", "RAISED", "STATE", "Ending", "loading", "run"]
 
 _log = logging.getLogger("penstock.results")
 
@@ -25,6 +25,7 @@ INLINE: Final = 0
 PACKED: Final = 1
 RAISED: Final = 2
 KEPT: Final = 3
+STATE: Final = 4
 
 STORE_FROM_BYTES: Final = 1_000_000
 """Whoever has to send so much writes it to a file about as quickly."""
@@ -35,8 +36,8 @@ class Ending(NamedTuple):
 
     Attributes:
         how: `INLINE`: the payload is the value. `PACKED`: it is what `packing.load` takes with
-            the buffers. `RAISED`: it is what `errors.pack_error` returns. `KEPT`: it is what
-            `keep` returned.
+            the buffers. `STATE`: the same, and the value is a state of Penstock's. `RAISED`: it is
+            what `errors.pack_error` returns. `KEPT`: it is what `keep` returned.
         children: the packed descriptions of runs inside of this one; None if there were none.
         error: what the function raised; for this process only.
         stored_bytes: how large the result is that was stored from here; it is not the payload.
@@ -101,16 +102,23 @@ def _run(
             packed = packing.pack(value)
         except Exception:  # noqa: BLE001  (user code; the text has all that is worth knowing)
             raise TypeError(culprit.explain_value("result", value)) from None
-        stored = None if writer is None else _stored(writer, value, packed)
-        kept = None if keep is None else keep(value, packed)
+        is_state = _is_state(value)
+        stored = None if writer is None or is_state else _stored(writer, value, packed)
+        kept = None if keep is None or is_state else keep(value, packed)
     except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
         return Ending(RAISED, errors.pack_error(error), [], _children(here), error)
     if kept is not None:
         return Ending(KEPT, kept, [], _children(here), None, stored)
     if stored is not None:
         return Ending(INLINE, None, [], _children(here), None, stored)
-    how = INLINE if packed.is_inline else PACKED
+    how = INLINE if packed.is_inline else STATE if is_state else PACKED
     return Ending(how, packed.payload, packed.buffers, _children(here), None)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether a result is a state; without importing that, as few functions return one."""
+    kind = type(value)
+    return kind.__name__ == "State" and kind.__module__ == "penstock.states"
 
 
 def _stored(writer: bytes, value: Any, packed: packing.Packing) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from penstock.attempt import Outcome, OutcomeKind, Packed, RemoteError
+from penstock.attempt import Outcome, OutcomeKind, Packed, PackedState, RemoteError
 from penstock.worker import running
 from penstock_runners.dask_cluster.kept import KeptOnCluster
 
@@ -60,10 +60,11 @@ def outcome_of(
     value: Any = payload
     if how == running.RAISED:
         kind, value, error = "raised", None, RemoteError(*payload)
-    elif how == running.PACKED:
+    elif how in (running.PACKED, running.STATE):
         if payload is None:
             payload, *buffers = buffers
-        value = Packed(payload, tuple(buffers))
+        form = PackedState if how == running.STATE else Packed
+        value = form(payload, tuple(buffers))
     elif how == running.KEPT:
         key, nbytes = payload
         value = KeptOnCluster(nbytes, runner, kept[key], worker.address)

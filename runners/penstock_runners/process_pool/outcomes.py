@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from penstock.attempt import Outcome, OutcomeKind, Packed, RemoteError
+from penstock.attempt import Outcome, OutcomeKind, Packed, PackedState, RemoteError
 from penstock.task_runners import Returned
 from penstock.worker import running
 from penstock_runners.process_pool import frames
@@ -63,10 +63,11 @@ def outcome_of(
     else:
         kind = "returned"
         value = payload
-    if how == running.PACKED:
+    if how in (running.PACKED, running.STATE):
         if payload is None:
             first, *buffers = buffers
             payload = bytes(first)
-        value = Packed(payload, tuple(buffers))
+        form = PackedState if how == running.STATE else Packed
+        value = form(payload, tuple(buffers))
     ends = (), children, stored, began_at
     return Outcome(attempt_id, kind, value, error, "", True, seconds, worker, *ends)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("sent_by_value")
 
-MANY = 3000
+MANY = 1500
 PATIENCE_SECONDS = 20.0
 
 
@@ -324,7 +324,7 @@ def test_a_death_in_a_map_of_thousands_costs_one_run(die: Any, notes: Notes) -> 
     @task(crash_retries=0)
     def work(number: int) -> int:
         notes.add(number)
-        if number == 1500:
+        if number == 1200:
             die()
         return number
 
@@ -333,11 +333,11 @@ def test_a_death_in_a_map_of_thousands_costs_one_run(die: Any, notes: Notes) -> 
         futures = work.map(range(MANY))
         futures.wait(PATIENCE_SECONDS)
         for number, future in enumerate(futures):
-            if number != 1500:
+            if number != 1200:
                 assert future.result() == number
                 assert future.run.run_count == 1
         with pytest.raises(WorkerLost):
-            futures[1500].result()
+            futures[1200].result()
         return ends(futures)
 
     assert main() == {"Completed": MANY - 1, "Crashed": 1}
@@ -345,7 +345,7 @@ def test_a_death_in_a_map_of_thousands_costs_one_run(die: Any, notes: Notes) -> 
 
 
 def test_deaths_in_a_map_of_thousands_are_survived_with_crash_retries(notes: Notes) -> None:
-    deadly = (400, 401, 1500, 2999)
+    deadly = (1100, 1101, 1300, 1499)
 
     @task(crash_retries=1)
     def work(number: int) -> int:

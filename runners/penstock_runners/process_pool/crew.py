@@ -248,11 +248,13 @@ class Crew:
         self._watch_for_room(worker.orders)
 
     def _watch_for_room(self, outlet: Outlet) -> None:
-        is_watched = outlet.descriptor in self.selector.get_map()
-        if outlet.wants_room and not is_watched:
+        if outlet.wants_room == outlet.is_watched:
+            return
+        outlet.is_watched = not outlet.is_watched
+        if outlet.is_watched:
             write = functools.partial(self._on_room, outlet)
             self.selector.register(outlet.descriptor, selectors.EVENT_WRITE, write)
-        elif is_watched and not outlet.wants_room:
+        else:
             self.selector.unregister(outlet.descriptor)
 
     def _on_room(self, outlet: Outlet, events: int) -> None:

@@ -69,6 +69,8 @@ class Outlet:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self.is_watched = False
+        """Whether somebody waits for room in it."""
         self._left: list[memoryview] = []
 
     @property

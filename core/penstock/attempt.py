@@ -113,7 +113,7 @@ class Series(Sequence[Attempt]):
     Attributes:
         first_id: the id of the first of them; the others follow.
         template: what all of them have in common.
-        calls: args and kwargs of each.
+        calls: args and kwargs of each. Who takes a series may take out what has ended.
         origin: of the first run of the map: its id, the name of the task, its number.
         offset: the index in the map of the first of these.
     """
@@ -124,13 +124,13 @@ class Series(Sequence[Attempt]):
         self,
         first_id: int,
         template: Attempt,
-        calls: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]],
+        calls: list[tuple[tuple[Any, ...], Mapping[str, Any]]],
         origin: tuple[int, str, int],
         offset: int,
     ) -> None:
         self.first_id: int = first_id
         self.template: Attempt = template
-        self.calls: Sequence[tuple[tuple[Any, ...], Mapping[str, Any]]] = calls
+        self.calls: list[tuple[tuple[Any, ...], Mapping[str, Any]]] = calls
         self.origin: tuple[int, str, int] = origin
         self.offset: int = offset
 

@@ -77,6 +77,10 @@ class SeriesOfRuns(Protocol):
         """Return what has to end before an item has: its run, or the series; None if it has."""
         ...
 
+    def drop(self, index: int) -> None:
+        """Let go of the result of an item: its future is gone."""
+        ...
+
 
 class PenstockFuture(Generic[R_co]):
     """A run that is under way somewhere, and its result when it is over.
@@ -218,6 +222,10 @@ class PenstockFuture(Generic[R_co]):
         self._mark_seen()
         return self._value_or_failure(raise_on_failure)
 
+    def _has_returned(self) -> bool:
+        """Whether the series, if it is of one, has its result."""
+        return False
+
     def _awaited(self) -> Any:
         """Return what has to end before there is a result; None if it is there."""
         return None if self.run.state.is_final() else self.run
@@ -329,6 +337,10 @@ class SeriesFuture(PenstockFuture[R_co]):
         if run is None:
             run = self._run = self._series.run(self._index)
         return run
+
+    def __del__(self) -> None:
+        """Let the result go: the others of the map would keep it."""
+        self._series.drop(self._index)
 
     def done(self) -> bool:
         """Whether the run is over."""
@@ -494,8 +506,13 @@ def _awaited(futures: Sequence[PenstockFuture[Any]]) -> list[Any]:
     awaited: dict[Any, None] = {}
     wanted: dict[SeriesOfRuns, set[int]] = {}
     for future in futures:
+        if future._has_returned():
+            continue
         if future._run is None and not future._series.is_over:
-            wanted.setdefault(future._series, set()).add(future._index)
+            indexes = wanted.get(future._series)
+            if indexes is None:
+                indexes = wanted[future._series] = set()
+            indexes.add(future._index)
         elif (one := future._awaited()) is not None:
             awaited[one] = None
     for series, indexes in wanted.items():

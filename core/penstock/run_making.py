@@ -152,7 +152,6 @@ class RunMaking(Definition[P, R_co]):
                 first_number=numbers[0],
                 first_index=len(futures),
             )
-            engine.count_in_series(flow_run, len(some))
             engine.submit([series])
             futures += [SeriesFuture(series, index) for index in range(len(some))]
         return futures

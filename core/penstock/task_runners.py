@@ -120,7 +120,7 @@ class Returned(NamedTuple):
     first_id: int
     """The id of the first of these attempts."""
     values: list[Any]
-    """As `Outcome.value`."""
+    """Plain ones, or `Packed`; a `PackedState` or a `KeptResult` needs an `Outcome` of its own."""
     began_at: list[float]
     seconds: list[float]
     """As `Outcome.duration_seconds`."""

@@ -26,7 +26,7 @@ from penstock.exceptions import (
     UpstreamTaskError,
 )
 from penstock.settings import temporary_settings
-from penstock.states import Completed, Failed
+from penstock.states import Completed, Failed, StateType
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -667,6 +667,10 @@ def test_d10_the_state_of_a_task_may_be_returned(runner: str) -> None:
         main(bad)
 
 
+class Verdict(State[Any]):
+    """A state of the user's own making."""
+
+
 class NotThere:
     """What is in a state that comes home, and cannot be made there."""
 
@@ -678,7 +682,7 @@ def test_d10_a_state_that_a_task_returns_is_its_own_on_any_runner(anywhere: str)
     @task(retries=1)
     def say(word: str) -> Any:
         if word == "no":
-            return Failed("said so")
+            return Verdict(StateType.FAILED, "Failed", "said so")
         if word == "large":
             return Completed("x" * 2_000_000, message="well done")
         return Completed([word], message="well done")

@@ -82,11 +82,23 @@ def test_unfolded_attempts_are_those_of_the_series_and_known_to_their_client() -
     stretch.advance(2)
     jobs = stretch.unfold()
     assert [job.number for job in jobs] == [9, 10, 11]
-    assert [job.attempt for job in jobs] == stretch.series[2:]
     assert [job.attempt.args for job in jobs] == [(2,), (3,), (4,)]
+    forgotten = [
+        attempt._replace(args=job.attempt.args)
+        for attempt, job in zip(stretch.series[2:], jobs, strict=True)
+    ]
+    assert [job.attempt for job in jobs] == forgotten
+    assert [args for args, _ in stretch.series.calls] == [(0,), (1,), (), (), ()], "jobs have them"
     assert client.jobs == {102: jobs[0], 103: jobs[1], 104: jobs[2]}
     assert all(job.pace is stretch.pace for job in jobs)
     assert {(job.estimate_seconds, job.is_started) for job in jobs} == {(0.25, False)}
+
+
+def test_what_has_ended_has_no_arguments_any_more() -> None:
+    stretch = stretch_of(new_client(), 5)
+    stretch.take(1)
+    stretch.forget(2)
+    assert [args for args, _ in stretch.series.calls] == [(0,), (), (), (3,), (4,)]
 
 
 # --- the queue ----------------------------------------------------------------------------

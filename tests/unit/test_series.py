@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -1019,6 +1019,59 @@ def test_arguments_are_let_go_of_when_an_item_ends(quiet: Bench, how: str) -> No
     assert futures[1].result() == 2
 
 
+@pytest.mark.parametrize("is_made", [False, True])
+def test_a_result_goes_with_its_future(quiet: Bench, is_made: bool) -> None:
+    results = [Large() for _ in range(3)]
+    watched = [weakref.ref(result) for result in results]
+    futures = list(work.map(range(3)))
+    if is_made:
+        assert futures[1].state.is_pending()
+    else:
+        del futures[2]  # before its result is there
+    finish_row(quiet, 1, *results)
+    del results, futures[2:]
+    assert [each() is None for each in watched] == [False, False, True]
+    del futures[1]
+    assert [each() is None for each in watched] == [False, True, True]
+    assert futures[0].result() is watched[0]()
+
+
+def test_a_map_that_is_over_lets_go_of_what_its_attempts_had_in_common(quiet: Bench) -> None:
+    constant, value = Large(), Large()
+    watched = [weakref.ref(constant), weakref.ref(value)]
+    token = VARIABLE_OF_ANY.set(value)
+    futures = work.map(range(2), unmapped(constant))
+    VARIABLE_OF_ANY.reset(token)
+    del constant, value, token
+    finish_row(quiet, 1, *"ab")
+    quiet.runner.submitted.clear()
+    assert [each() for each in watched] == [None, None]
+    assert futures[1].state.is_completed(), "made when it was over"
+    assert futures.result() == ["a", "b"]
+
+
+class Asking:
+    """An argument whose finalizer looks at another item."""
+
+    futures: ClassVar[Any] = None
+    seen: ClassVar[list[str]] = []
+
+    def __del__(self) -> None:
+        self.seen.append(str(self.futures[1].state))
+
+
+def test_a_finalizer_may_look_at_another_item_of_its_map(quiet: Bench) -> None:
+    Asking.futures = work.map([Asking(), 1, 2])
+    quiet.runner.finish_row(1, ["a"])
+    quiet.runner.submitted.clear()
+    quiet.runner._open_attempts = {2: None, 3: None}
+    quiet.drain()
+    assert Asking.seen == ["Pending()"]
+    finish_row(quiet, 2, *"bc")
+    assert Asking.futures.result() == list("abc")
+    Asking.futures = None
+
+
 def test_nothing_is_left_of_a_map_that_is_over_but_its_results(quiet: Bench) -> None:
     futures = work.map(range(3))
     series = series_of(futures[0])
@@ -1035,6 +1088,7 @@ def test_nothing_is_left_of_a_map_that_is_over_but_its_results(quiet: Bench) -> 
 # --- what is no series ------------------------------------------------------------------
 
 VARIABLE: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+VARIABLE_OF_ANY: contextvars.ContextVar[Any] = contextvars.ContextVar("any", default=None)
 
 OWN_NEEDS: dict[str, dict[str, Any]] = {
     "a name of its own": {"task_run_name": "named-{x}"},

@@ -14,6 +14,10 @@ and yields a command for it; it knows no clock, no thread and no runner.
   admits it as limits and rates allow (`admission.py`), and hands attempts to task runners as fast
   as these want them, and as their resources are free (`resources.py`).
 
+*A series* (`series.py`) stands for the runs of a plain map. It waits with the dispatcher, is handed
+out in pieces, and takes their results in rows. One of its items has a life as soon as it has more
+to tell than that it returned, or somebody asks for more.
+
 *The loop* (`loop.py`) is where events come in: outcomes from runners, requests from other
 threads, timers. Stepping submitted runs takes *the turn*. The thread that owns the root run takes
 it whenever it waits inside the library; a standby thread takes it while the owner is busy

@@ -311,7 +311,7 @@ class Dispatcher:
     def _feed_piece(self, handle: RunnerHandle, place: Place) -> None:
         """Give a runner the next of a series, as much as it has credit for."""
         series: Any = place[2]
-        if series.template is None:
+        if series.template is None and not series.is_over:
             try:
                 series.template = self._template_of(series)
             except Exception:  # noqa: BLE001  (each run meets it again, and tells of it as its own)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from penstock.attempt import Environment
     from penstock.engine.dispatch import RunnerHandle
     from penstock.engine.series import RunSeries
-    from penstock.runs import FlowRun, MapGroup, Run
+    from penstock.runs import MapGroup, Run
     from penstock.settings import Settings
 
 __all__ = ["Engine"]
@@ -122,11 +122,6 @@ class Engine(Cancelling):
             with self._lock:
                 flow_run.tally.begun += 1
 
-    def count_in_series(self, flow_run: FlowRun, count: int) -> None:
-        """Note a new series with the flow run around it."""
-        with self._lock:
-            flow_run.tally.begun += count
-
     def submit(self, runs: Sequence[Run] | Sequence[RunSeries]) -> None:
         """Take new runs, to be driven from here on."""
         if not self.loop.guards_signals():
@@ -140,6 +135,8 @@ class Engine(Cancelling):
 
     def _submit(self, runs: Sequence[Run] | Sequence[RunSeries]) -> None:
         for run in runs:
+            if run.is_series:
+                self._count_in_series(run)  # type: ignore[arg-type]  # it is one
             run.was_submitted = True
             active: set[Any] = (run.flow_run if run.flow_run is not None else self).active
             active.add(run)
@@ -157,6 +154,11 @@ class Engine(Cancelling):
         finally:
             loop.give_turn()
         loop.ensure_standby()
+
+    def _count_in_series(self, series: RunSeries) -> None:
+        """Note a new series with the flow run around it."""
+        with self._lock:
+            series.flow_run.tally.begun += len(series)
 
     def _begin(self, run: Any) -> None:
         if run.is_series:
@@ -202,6 +204,7 @@ class Engine(Cancelling):
     def series_over(self, series: RunSeries) -> None:
         """All of a series have ended, or are runs of their own: tell who waits. Under the turn."""
         self.dispatcher.forget_series(series)
+        series.let_go()
         with self._lock:
             waiters, series.waiters = series.waiters, ()
         for waiter in waiters:

@@ -74,6 +74,7 @@ class RunSeries:
         left: how many items have not ended, and are not made.
         next_index: the first item that the task runner has not got.
         template: what its attempts have in common, once the dispatcher has made it.
+        dropped: items whose futures are gone: nobody will ask for their results.
     """
 
     is_series: ClassVar[bool] = True
@@ -97,7 +98,7 @@ class RunSeries:
         self.engine: Any = engine
         self.flow_run: FlowRun = flow_run
         self.calls: list[tuple[tuple[Any, ...], Mapping[str, Any]]] = calls
-        self.context: contextvars.Context = context
+        self.context: contextvars.Context | None = context
         self.siblings: Siblings | None = siblings
         self.priority: int = priority
         self.depth: int = 0
@@ -111,13 +112,16 @@ class RunSeries:
         self.left: int = len(calls)
         self.next_index: int = 0
         self.made: dict[int, TaskRun] = {}
+        self.dropped: set[int] = set()
         self.waiters: tuple[Waiter, ...] = ()
         self.template: Attempt | None = None
         # Of each piece that the task runner was given: the id of its first attempt, its items.
         self._ids: list[int] = []
         self._starts: list[int] = []
         self._stops: list[int] = []
-        self._lock = threading.Lock()
+        # Reentrant, as the collector may run a finalizer of the user's in the middle, and that may
+        # ask for another item.
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -190,19 +194,25 @@ class RunSeries:
         value = self.values[index]
         if value is not OPEN:
             run.have_returned(value, self.began[index], self.ended[index])
-            self.made[index] = run
-            return run
+            return self.made.setdefault(index, run)
         run.was_submitted = True
         run.context = self.context
         if self.priority:
             run.priority = self.priority
         if self.siblings is not None:
             run.siblings = self.siblings
-        if index < self.next_index:
+        is_under_way = index < self.next_index
+        if is_under_way:
             self._put_under_way(run, self._attempt_id(index))
+        if index in self.made:  # by a finalizer, in the middle of this
+            return self.made[index]
+        if self.values[index] is not OPEN or is_under_way != (index < self.next_index):
+            return self._make(index)  # a finalizer waited for something, and the driver went on
         flow_run.active.add(run)
         self.made[index] = run
         self.calls[index] = _NO_CALL
+        if is_under_way:  # last, as from here on the driver may end it
+            self.engine.dispatcher.attempts[run.attempt_id] = run
         self._leave(1)
         return run
 
@@ -224,7 +234,10 @@ class RunSeries:
         run.starting = command.state
         run.run_count = 1
         run.attempt_id = attempt_id
-        self.engine.dispatcher.attempts[attempt_id] = run
+
+    def let_go(self) -> None:
+        """Let go of what only attempts need: it is over. A large constant may hang on that."""
+        self.template = self.siblings = self.context = None
 
     def _leave(self, count: int) -> None:
         self.left -= count
@@ -239,13 +252,13 @@ class RunSeries:
         """Whether nothing of it waits for the task runner."""
         return self.next_index >= len(self.values)
 
-    def take(self, most: int, first_id: int, template: Attempt) -> TaskRun | Series | None:
+    def take(self, most: int, first_id: int, template: Attempt | None) -> TaskRun | Series | None:
         """Return what comes next: a run that is made already, or a piece of at most so many.
 
         Args:
             most: at least 1.
             first_id: of the attempt that the first of a piece will be; the others follow.
-            template: of these attempts.
+            template: of these attempts; None will do where it is over.
         """
         with self._lock:
             start, size = self.next_index, len(self.values)
@@ -257,13 +270,17 @@ class RunSeries:
             if start >= size or run is not None:
                 return run
             stop = min(start + most, size)
-            if self.made:
-                stop = next((index for index in range(start, stop) if index in self.made), stop)
+            calls = self.calls[start:stop]
+            while not self.made.keys().isdisjoint(range(start, stop)):
+                stop = min(index for index in list(self.made) if start <= index < stop)
+                calls = self.calls[start:stop]
+            if stop == start:
+                return self.made[start]
             self._ids.append(first_id)
             self._starts.append(start)
             self._stops.append(stop)
             self.next_index = stop
-            calls = self.calls[start:stop]
+        assert template is not None
         return Series(first_id, template, calls, self.origin, start)
 
     def take_apart(self) -> list[TaskRun]:
@@ -315,9 +332,20 @@ class RunSeries:
             self.began[index:stop] = array.array("d", [at + ahead for at in event.began_at])
             self.ended[index:stop] = array.array("d", [self.engine.clock.time()]) * (stop - index)
             self.values[index:stop] = event.values
-            self.calls[index:stop] = [_NO_CALL] * (stop - index)  # let their arguments go
+            for each in self.dropped.intersection(range(index, stop)):
+                self.values[each] = None
+            over, self.calls[index:stop] = self.calls[index:stop], [_NO_CALL] * (stop - index)
             self._leave(stop - index)
+        over.clear()  # the arguments go, and not while the lock is held
         return True
+
+    def drop(self, index: int) -> None:
+        """Let go of the result of an item: its future is gone. In any thread, at any moment."""
+        self.dropped.add(index)
+        run = self.made.get(index)
+        if self.values[index] is not OPEN or (run is not None and run.is_over):
+            self.values[index] = None
+            self.made.pop(index, None)
 
     def __repr__(self) -> str:
         return f"<RunSeries of {self.plan.name!r}, {self.left} of {len(self)} left>"

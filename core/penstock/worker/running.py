@@ -102,7 +102,7 @@ def _run(
             packed = packing.pack(value)
         except Exception:  # noqa: BLE001  (user code; the text has all that is worth knowing)
             raise TypeError(culprit.explain_value("result", value)) from None
-        is_state = _is_state(value)
+        is_state = not packed.is_inline and _is_state(value)
         stored = None if writer is None or is_state else _stored(writer, value, packed)
         kept = None if keep is None or is_state else keep(value, packed)
     except BaseException as error:  # noqa: BLE001  (whatever user code raises is data)
@@ -117,8 +117,10 @@ def _run(
 
 def _is_state(value: Any) -> bool:
     """Whether a result is a state; without importing that, as few functions return one."""
-    kind = type(value)
-    return kind.__name__ == "State" and kind.__module__ == "penstock.states"
+    return any(
+        kind.__name__ == "State" and kind.__module__ == "penstock.states"
+        for kind in type(value).__mro__
+    )
 
 
 def _stored(writer: bytes, value: Any, packed: packing.Packing) -> int | None:

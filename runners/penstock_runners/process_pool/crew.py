@@ -1,4 +1,7 @@
-"""The workers of a pool, on the pool's one thread: spawned, fed, heard, watched, killed, buried."""
+"""The workers of a pool: spawned, fed, heard, watched, killed, buried.
+
+All of it under the pool's lock and, but for `is_idle` and `feed_ready`, on the pool's one thread.
+"""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ which there are by far the most, it is a list of these, written one by one and r
 
 A *call* is a tuple: its number, function, payload, count of buffers, constants, surroundings. A
 *row* of them is a list: the number of the first, function, payloads, counts of buffers or None,
-constants, surroundings or None, origin, offset; see `penstock.attempt.Series` for the last two. An
-*answer* is a tuple: number, ending, payload, when the function was called, seconds, children,
-bytes stored.
+constants, the parcel of their surroundings or None, origin, offset; for the last two see
+`penstock.attempt.Series`. An *answer* is a tuple: number, ending, payload, when the function was
+called, seconds, children, bytes stored.
 """
 
 from __future__ import annotations

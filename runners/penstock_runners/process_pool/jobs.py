@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, Mapping, MutableMapping
 
     from penstock.task_runners import Attempt, Event, Series, TaskRunner
     from penstock_runners.batching import Pace
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Job", "JobQueue", "Stretch"]
 
 
+_NO_CALL: tuple[tuple[Any, ...], Mapping[str, Any]] = ((), {})
+
+
 class Client:
-    """One open runner, for which a pool works. But for `taken`, only the pool's thread writes."""
+    """One open runner, for which a pool works. But for `taken`, who has the pool's lock writes."""
 
     def __init__(self, report: Callable[[Event], None], runner: TaskRunner) -> None:
         self.report = report
@@ -140,6 +143,10 @@ class Stretch:
         self.number += count
         self.start += count
 
+    def forget(self, count: int) -> None:
+        """Let go of the arguments of the first so many."""
+        self.series.calls[self.start : self.start + count] = [_NO_CALL] * count
+
     def unfold(self) -> list[Job]:
         """Return a job for each, of which their client knows."""
         jobs = [
@@ -150,6 +157,7 @@ class Stretch:
             job.pace, job.worker = self.pace, self.worker
             job.estimate_seconds = self.estimate_seconds
             self.client.jobs[job.attempt.id] = job
+        self.forget(len(self))  # the jobs have them
         return jobs
 
 
@@ -161,6 +169,7 @@ class JobQueue:
         self._top: OrderedDict[int, Job | Stretch] | None = None
         """The lane of the highest priority; never an empty one."""
         self._count = 0
+        self._stretches = 0
 
     def __len__(self) -> int:
         return self._count
@@ -169,6 +178,7 @@ class JobQueue:
         """Add to the end of the lane."""
         self._lane(waiting)[waiting.number] = waiting
         self._count += len(waiting)
+        self._stretches += isinstance(waiting, Stretch)
 
     def push_front(self, waiting: Job | Stretch) -> None:
         """Put back at the front of the lane."""
@@ -176,6 +186,7 @@ class JobQueue:
         lane[waiting.number] = waiting
         lane.move_to_end(waiting.number, last=False)
         self._count += len(waiting)
+        self._stretches += isinstance(waiting, Stretch)
 
     def pop(self) -> Job | Stretch | None:
         """Take what is next; None if nothing waits."""
@@ -184,6 +195,7 @@ class JobQueue:
             return None
         _, waiting = lane.popitem(last=False)
         self._count -= len(waiting)
+        self._stretches -= isinstance(waiting, Stretch)
         if not lane:
             self._remove_lane(waiting.common.priority)
         return waiting
@@ -199,9 +211,13 @@ class JobQueue:
 
     def unfold(self, client: Client) -> None:
         """Set apart what waits for one client."""
+        if not self._stretches:
+            return
         for lane in self._lanes.values():
             for waiting in unfolded(lane, client):
                 lane[waiting.number] = waiting
+        lanes = self._lanes.values()
+        self._stretches = sum(isinstance(one, Stretch) for lane in lanes for one in lane.values())
 
     def _lane(self, waiting: Job | Stretch) -> OrderedDict[int, Job | Stretch]:
         priority = waiting.common.priority

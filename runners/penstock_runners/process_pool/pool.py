@@ -70,9 +70,10 @@ class Pool:
         )
         self._restless_until = 0.0
         self.is_fast_asleep = False
-        """Nothing but news or `_wake` makes the thread look around, as what was sent needs."""
+        """It will not look around in the next tick, as what is sent at once needs."""
         self._lock = threading.Lock()
-        """For what belongs to the pool's thread. Others may have it only where nothing happens."""
+        """For what belongs to the pool's thread. Others may have it only where nothing happens, and
+        nothing is about to end: `_break` comes without it, but says first that it is stopping."""
         self._failed_starts = 0
         self._idle_since: float | None = None
         self._is_stopping = False
@@ -193,13 +194,12 @@ class Pool:
             now = time.monotonic()
             wake_at = self._look_at_clock(now)
             self._is_asleep = True  # and only then the look at the orders: see `_order`
+            timeout = None if wake_at is None else max(0.0, wake_at - time.monotonic())
             if self._orders or self._is_stopping or has_more:
-                timeout: float | None = 0.0
-            elif wake_at is not None:
-                timeout = max(0.0, wake_at - time.monotonic())
-            else:
-                timeout = TICK_SECONDS if now < self._restless_until else None
-            self.is_fast_asleep = timeout is None
+                timeout = 0.0
+            elif now < self._restless_until:
+                timeout = TICK_SECONDS if timeout is None else min(timeout, TICK_SECONDS)
+            self.is_fast_asleep = timeout is None or timeout > TICK_SECONDS
         ready = self._crew.wait(timeout)
         self._is_asleep = False
         if ready:

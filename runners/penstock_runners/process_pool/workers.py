@@ -107,7 +107,7 @@ class Outlet:
 
 
 class Worker:
-    """A process, from spawn to burial. Used by the pool's thread only.
+    """A process, from spawn to burial. Used by who has the pool's lock.
 
     That thread must be the one that spawns: the kernel kills the worker when it ends.
     """
@@ -259,6 +259,7 @@ class Worker:
 
     def advance(self, stretch: Stretch, count: int) -> None:
         """Take the first of a stretch from those that have no outcome."""
+        stretch.forget(count)
         stretch.advance(count)
         if not len(stretch):
             del self.sent[stretch.key]

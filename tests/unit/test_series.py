@@ -35,7 +35,15 @@ from penstock.futures import SeriesFuture
 from penstock.run_making import MOST_IN_SERIES
 from penstock.runs import Run, TaskRun
 from penstock.states import Completed
-from penstock.task_runners import Broken, Capabilities, Outcome, Output, SlotsChanged, Started
+from penstock.task_runners import (
+    Broken,
+    Capabilities,
+    Outcome,
+    Output,
+    Returned,
+    SlotsChanged,
+    Started,
+)
 from penstock.testing import ManualTaskRunner
 from penstock.testing.utilities import EngineForTest, engine_for_test, test_harness
 from penstock.worker.here import own_in_series
@@ -1034,6 +1042,30 @@ def test_a_result_goes_with_its_future(quiet: Bench, is_made: bool) -> None:
     del futures[1]
     assert [each() is None for each in watched] == [False, True, True]
     assert futures[0].result() is watched[0]()
+
+
+@pytest.mark.parametrize("is_under_way", [False, True])
+def test_a_cancelled_item_whose_future_is_gone_is_neither_run_nor_counted_again(
+    is_under_way: bool,
+) -> None:
+    with on(SeriesRunner(credit=2), logging_level="WARNING") as bench:
+        futures = list(work.map(range(4)))
+        place = 1 if is_under_way else 3
+        futures[place].cancel()
+        if is_under_way:
+            bench.runner.stop(2)
+            bench.drain()
+        assert futures[place].state.is_cancelled()
+        del futures[place]
+        if is_under_way:
+            bench.runner.report(Returned(1, ["a", "late"], [0.0, 0.0], [0.0, 0.0], "manual"))
+            bench.runner._open_attempts.pop(1)
+            bench.drain()
+        finish_all(bench)
+        assert [attempt.args[0] for attempt in bench.runner.submitted].count(place) == is_under_way
+        assert [future.result() for future in futures] == (
+            ["a", 2, 3] if is_under_way else [0, 1, 2]
+        )
 
 
 def test_a_map_that_is_over_lets_go_of_what_its_attempts_had_in_common(quiet: Bench) -> None:

@@ -133,13 +133,13 @@ class Engine(Cancelling):
         finally:
             interrupts.leave_library()
 
-    def _submit(self, runs: Sequence[Run] | Sequence[RunSeries]) -> None:
+    def _submit(self, runs: Sequence[Any]) -> None:
         for run in runs:
             if run.is_series:
-                self._count_in_series(run)  # type: ignore[arg-type]  # it is one
-            run.was_submitted = True
-            active: set[Any] = (run.flow_run if run.flow_run is not None else self).active
-            active.add(run)
+                self._count_in_series(run)
+            else:
+                run.was_submitted = True
+            (run.flow_run if run.flow_run is not None else self).active.add(run)
         loop = self.loop
         loop.beats += 1
         if not loop.may_drive() or not loop.try_turn():

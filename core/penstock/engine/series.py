@@ -78,8 +78,7 @@ class RunSeries:
     """
 
     is_series: ClassVar[bool] = True
-    is_flow_run: ClassVar[bool] = False
-    was_submitted: bool = False
+    depth: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -101,7 +100,6 @@ class RunSeries:
         self.context: contextvars.Context | None = context
         self.siblings: Siblings | None = siblings
         self.priority: int = priority
-        self.depth: int = 0
         self.first_number: int = first_number
         self.first_index: int = first_index
         self.origin: tuple[int, str, int] = (new_id_bits(), plan.name, first_number)
@@ -343,7 +341,11 @@ class RunSeries:
         """Let go of the result of an item: its future is gone. In any thread, at any moment."""
         self.dropped.add(index)
         run = self.made.get(index)
-        if self.values[index] is not OPEN or (run is not None and run.is_over):
+        if run is None:
+            if self.values[index] is not OPEN:
+                self.values[index] = None
+        elif run.is_over and index < self.next_index:  # else `take` must find it, to pass it over
+            self.ended[index] = run.state.at or 1.0  # first: a late row must find it made, or ended
             self.values[index] = None
             self.made.pop(index, None)
 

@@ -7,10 +7,10 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from penstock.context import CURRENT
+from penstock.engine.cycles import check_cycle, submitted_around
 from penstock.engine.loop import CountdownWaiter, Waiter
 from penstock.engine.series import apart
 from penstock.exceptions import FutureCycleError
-from penstock.futures import check_cycle, submitted_around
 from penstock.logging import run_logger
 from penstock.states import StateType
 
